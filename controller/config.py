@@ -1,0 +1,189 @@
+"""What the config file can say: its shapes, limits and defaults.
+
+config_file.py reads and checks one. Paths in the file are relative to the file. Secrets never
+stand in it: `password_file` names a file that only its owner can read.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from controller.errors import ConfigError
+from controller.model import Kind, Priority
+
+Share = Annotated[float, Meta(gt=0, le=1)]
+Seconds = Annotated[float, Meta(gt=0, le=3600)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
+Digits = Annotated[str, Meta(pattern=r"^\+?[0-9]{1,18}$")]
+
+_HOST_PORT = re.compile(r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})$")
+
+
+class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class RegionConfig(Strict, frozen=True):
+    """spill_to: regions that take this one's callers, in order, once it is pressed."""
+
+    spill_to: tuple[Name, ...] = ()
+
+
+class NodeConfig(Strict, frozen=True):
+    """One PBX. sip, control: host:port; control is AMI (Asterisk) or the event socket.
+
+    calls_max: calls that placement gives it at most; unset, the PBX's own limit counts, and a
+    PBX without one is not placed on. weight: its share against other nodes of the region.
+    """
+
+    kind: Kind
+    region: Name
+    sip: str
+    control: str
+    password_file: str
+    user: str = "pbxctl"
+    calls_max: Count | None = None
+    channels_max: Count | None = None
+    arrivals_max_per_s: Annotated[float, Meta(gt=0, le=100_000)] | None = None
+    weight: Annotated[float, Meta(gt=0, le=1000)] = 1.0
+    standby: bool = False
+    edge: bool = False
+
+
+class EdgeConfig(Strict, frozen=True):
+    """A Kamailio that calls meet first. sip: where it listens."""
+
+    region: Name
+    sip: str
+
+
+class RangeConfig(Strict, frozen=True):
+    """Numbers that begin with `prefix` (the longest wins) and what they are for.
+
+    regions: tried in this order instead of the caller's own region first.
+    """
+
+    prefix: Digits
+    service: Literal["phone", "queue", "ivr", "echo"] = "phone"
+    regions: tuple[Name, ...] = ()
+    priority: Priority = Priority.NORMAL
+
+
+class PlacementConfig(Strict, frozen=True):
+    """How placement decides.
+
+    spill_above: load of a region's best node above which the next region is looked at.
+    reservation_s: how long a placed call may take to show up on its node.
+    silent_after_s: a node silent for longer gets no new call (promise 5 allows 2 s).
+    ramp_s: how long a node that came back takes to reach its full share.
+    admit: share of a node's limit that calls of each priority may fill.
+    """
+
+    spill_above: Share = 0.85
+    reservation_s: Annotated[float, Meta(ge=1, le=60)] = 5.0
+    silent_after_s: Annotated[float, Meta(ge=0.8, le=2)] = 1.6
+    ramp_s: Annotated[float, Meta(ge=0, le=600)] = 30.0
+    admit_low: Share = 0.9
+    admit_normal: Share = 1.0
+    reject_cause: Annotated[int, Meta(ge=400, le=699)] = 503
+    retry_after_s: Annotated[int, Meta(ge=0, le=60)] = 4
+
+
+class RedisConfig(Strict, frozen=True):
+    """url: redis://, rediss:// or unix://; unset, `pbxctl up` keeps a private redis-server."""
+
+    url: str | None = None
+    password_file: str | None = None
+
+
+class TlsConfig(Strict, frozen=True):
+    cert: str
+    key: str
+    client_ca: str
+
+
+class GateConfig(Strict, frozen=True):
+    """listen: "unix" for a socket in state_dir, or host:port, which needs tls."""
+
+    listen: str = "unix"
+    tls: TlsConfig | None = None
+
+
+class MetricsConfig(Strict, frozen=True):
+    """Each role listens on host with its port: first_port + 0 driver, 1 steward, 2 gate, 3 agent.
+
+    A second process of the same role takes the next free port from first_port + 10 upwards.
+    """
+
+    host: str = "127.0.0.1"
+    first_port: Annotated[int, Meta(ge=0, le=65_000)] = 9460
+
+
+class AgentConfig(Strict, frozen=True):
+    """host: where each node's agent answers its own dialplan; loopback only.
+
+    fallback_calls_per_node: placements an agent makes at most on one node from its last snapshot
+    while Redis is away, per reservation time.
+    """
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=1, le=65_535)] = 9450
+    deadline_ms: Annotated[int, Meta(ge=20, le=2000)] = 200
+    fallback_calls_per_node: Count = 20
+
+
+class Config(Strict, frozen=True):
+    fleet: Name
+    nodes: dict[str, NodeConfig]
+    regions: dict[str, RegionConfig]
+    edges: dict[str, EdgeConfig] = {}
+    numbers: tuple[RangeConfig, ...] = ()
+    placement: PlacementConfig = PlacementConfig()
+    redis: RedisConfig = RedisConfig()
+    gate: GateConfig = GateConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    agent: AgentConfig = AgentConfig()
+    state_dir: str = "/var/lib/pbxctl"
+    #: where the file was; not a key of the file
+    source: str = ""
+
+    def path(self, relative: str) -> Path:
+        """A path of the file, against the file's own folder."""
+        return Path(self.source).parent / relative
+
+    @property
+    def state_path(self) -> Path:
+        return self.path(self.state_dir)
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """ "host:port" or "[v6]:port" as (host, port); ValueError says what is wrong."""
+    match = _HOST_PORT.match(address)
+    if not match or not 0 < int(match[2]) < 65_536:
+        raise ValueError(f"{address!r} is not host:port")
+    return match[1].strip("[]"), int(match[2])
+
+
+def read_secret(path: Path) -> str:
+    """The first line of a secret file. ConfigError when absent, empty or readable by others."""
+    try:
+        mode = path.stat().st_mode
+        text = path.read_text("utf-8").split("\n", 1)[0].strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"secret cannot be read: {getattr(error, 'strerror', None) or error}",
+            file=str(path),
+            hint="write the password into that file, one line, mode 0600",
+        ) from error
+    if mode & (stat.S_IRWXO | stat.S_IWGRP):
+        raise ConfigError("secret is open to others", file=str(path), hint=f"run: chmod 600 {path}")
+    if not text:
+        raise ConfigError("secret is empty", file=str(path), hint="write the password into it")
+    return text

@@ -1,0 +1,224 @@
+"""Reads a config file: one YAML document, checked as a whole before anything starts.
+
+`load` answers a frozen `Config` or raises one ConfigError that names file, line and key. Limits
+of single values stand in config.py's types; what spans several keys is checked here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import yaml
+
+from controller.config import Config, EdgeConfig, NodeConfig, RegionConfig, split_address
+from controller.errors import ConfigError
+
+_NAME = re.compile(r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")
+_FILE_BYTES_MAX = 4 << 20
+_YAML_NODES_MAX = 200_000
+
+
+class _Document:
+    """A YAML document as plain values, and the line of each path in it."""
+
+    def __init__(self, text: str, file: str):
+        self.file = file
+        self.lines: dict[tuple[str, ...], int] = {(): 1}
+        self._seen = 0
+        try:
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            raise ConfigError(
+                str(getattr(error, "problem", None) or "not YAML"),
+                file=file,
+                line=mark.line + 1 if mark else 0,
+                hint="check indentation, colons and quotes at that line",
+            ) from error
+        self.value = self._walk(root, ()) if root is not None else {}
+
+    def error(self, path: tuple[str, ...], message: str, *, hint: str = "") -> ConfigError:
+        near = path
+        while near and near not in self.lines:
+            near = near[:-1]
+        return ConfigError(
+            message, file=self.file, line=self.lines[near], key=".".join(path), hint=hint
+        )
+
+    def _walk(self, node: yaml.Node, path: tuple[str, ...]) -> Any:
+        self._seen += 1  # an alias counts each time it is used, so nesting them cannot explode
+        if self._seen > _YAML_NODES_MAX:
+            raise self.error((), f"more than {_YAML_NODES_MAX} values")
+        self.lines.setdefault(path, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            return [self._walk(item, (*path, str(i))) for i, item in enumerate(node.value)]
+        loader = yaml.SafeLoader("")
+        try:
+            return loader.construct_object(node)
+        except (yaml.YAMLError, ValueError) as error:
+            raise self.error(path, f"cannot be read: {error}") from error
+
+    def _mapping(self, node: yaml.MappingNode, path: tuple[str, ...]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            here = (*path, key)
+            if key in values:
+                first = self.lines[here]
+                self.lines[here] = key_node.start_mark.line + 1
+                raise self.error(
+                    here,
+                    f"stands here a second time (first at line {first})",
+                    hint="remove or rename one of the two",
+                )
+            self.lines[here] = key_node.start_mark.line + 1
+            values[key] = self._walk(value_node, here)
+        return values
+
+
+S = TypeVar("S", bound=msgspec.Struct)
+_AT = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<at>.*)`)?$", re.S)
+_UNKNOWN = re.compile(r"unknown field `(?P<key>[^`]*)`")
+_MISSING = re.compile(r"missing required field `(?P<key>[^`]*)`")
+
+
+def _convert(doc: _Document, value: Any, kind: type[S], path: tuple[str, ...]) -> S:
+    try:
+        return msgspec.convert(value, kind, strict=True)
+    except msgspec.ValidationError as error:
+        match = _AT.match(str(error))
+        assert match  # noqa: S101 - the pattern matches any text
+        what = match["what"]
+        inner = tuple(part for part in re.split(r"[.\[\]]+", match["at"] or "") if part)
+        if unknown := _UNKNOWN.search(what):
+            known = [f.encode_name for f in msgspec.structs.fields(kind)] if not inner else []
+            close = difflib.get_close_matches(unknown["key"], known, 1)
+            raise doc.error(
+                (*path, *inner, unknown["key"]),
+                "unknown key",
+                hint=f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}",
+            ) from error
+        if missing := _MISSING.search(what):
+            raise doc.error((*path, *inner), f"{missing['key']} is missing") from error
+        raise doc.error((*path, *inner), what) from error
+
+
+def _named(doc: _Document, key: str, kind: type[S], required: bool) -> dict[str, S]:
+    section = doc.value.get(key)
+    if section is None and not required:
+        return {}
+    if not isinstance(section, dict) or not section:
+        raise doc.error((key,), f"{key} must be a mapping of name to settings, with one or more")
+    for name in section:
+        if not _NAME.match(name):
+            raise doc.error((key, name), "names have a-z, 0-9, '-' and '.', at most 63 characters")
+    return {name: _convert(doc, value, kind, (key, name)) for name, value in section.items()}
+
+
+def load(path: Path) -> Config:
+    """Reads and checks the file at `path`. Raises ConfigError (exit code 2)."""
+    file = str(path)
+    try:
+        if path.stat().st_size > _FILE_BYTES_MAX:
+            raise ConfigError(f"larger than {_FILE_BYTES_MAX >> 20} MiB", file=file)
+        text = path.read_text("utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(
+            "there is no such file",
+            file=file,
+            hint="run `pbxctl init`, or name one by --config or PBXCTL_CONFIG",
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read: {error}", file=file) from error
+    return parse(text, file)
+
+
+def parse(text: str, file: str) -> Config:
+    """As `load`, from a text; `file` is for messages and relative paths."""
+    doc = _Document(text, file)
+    if not isinstance(doc.value, dict):
+        raise doc.error((), "the file must be a mapping with fleet, regions and nodes")
+    if "source" in doc.value:
+        raise doc.error(("source",), "unknown key")
+    rest = {k: v for k, v in doc.value.items() if k not in ("nodes", "regions", "edges")}
+    regions = _named(doc, "regions", RegionConfig, True)
+    nodes = _named(doc, "nodes", NodeConfig, True)
+    edges = _named(doc, "edges", EdgeConfig, False)
+    shell = _convert(doc, rest | {"nodes": {}, "regions": {}}, Config, ())
+    config = msgspec.structs.replace(
+        shell, nodes=nodes, regions=regions, edges=edges, source=str(Path(file).absolute())
+    )
+    _cross_check(doc, config)
+    return config
+
+
+def _cross_check(doc: _Document, config: Config) -> None:
+    for name, region in config.regions.items():
+        for other in region.spill_to:
+            _known_region(doc, config, other, ("regions", name, "spill_to"))
+    for section, members in (("nodes", config.nodes), ("edges", config.edges)):
+        for name, member in members.items():
+            _known_region(doc, config, member.region, (section, name, "region"))
+    _check_addresses(doc, config)
+    _check_numbers(doc, config)
+    for name, node in config.nodes.items():
+        if not config.path(node.password_file).is_file():
+            raise doc.error(
+                ("nodes", name, "password_file"),
+                f"secret is missing: {config.path(node.password_file)}",
+                hint="write the node's control password into that file, one line, mode 0600",
+            )
+    if config.gate.listen != "unix":
+        _address(doc, config.gate.listen, ("gate", "listen"))
+        if config.gate.tls is None:
+            raise doc.error(
+                ("gate", "tls"),
+                "a gate on the network needs cert, key and client_ca",
+                hint='or listen: "unix"',
+            )
+
+
+def _known_region(doc: _Document, config: Config, name: str, path: tuple[str, ...]) -> None:
+    if name not in config.regions:
+        near = difflib.get_close_matches(name, config.regions, 1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(config.regions)}"
+        raise doc.error(path, f"there is no region {name!r}", hint=hint)
+
+
+def _address(doc: _Document, address: str, path: tuple[str, ...]) -> None:
+    try:
+        split_address(address)
+    except ValueError as error:
+        raise doc.error(path, str(error), hint="as in 192.0.2.10:5060") from error
+
+
+def _check_addresses(doc: _Document, config: Config) -> None:
+    taken: dict[str, str] = {}
+
+    def claim(address: str, owner: str, path: tuple[str, ...]) -> None:
+        _address(doc, address, path)
+        if address in taken:
+            raise doc.error(path, f"{address} is taken by {taken[address]} already")
+        taken[address] = owner
+
+    for name, node in config.nodes.items():
+        claim(node.sip, name, ("nodes", name, "sip"))
+        claim(node.control, name, ("nodes", name, "control"))
+    for name, edge in config.edges.items():
+        claim(edge.sip, name, ("edges", name, "sip"))
+
+
+def _check_numbers(doc: _Document, config: Config) -> None:
+    prefixes: set[str] = set()
+    for i, number in enumerate(config.numbers):
+        if number.prefix in prefixes:
+            raise doc.error(("numbers", str(i), "prefix"), f"{number.prefix} stands here twice")
+        prefixes.add(number.prefix)
+        for region in number.regions:
+            _known_region(doc, config, region, ("numbers", str(i), "regions"))
