@@ -1,0 +1,257 @@
+"""The one door to the fleet's picture in Redis: each method is one function of lua/redis/.
+
+Retries: none by the client library. A lost reply raises FleetUnreachable, and the caller may ask
+again: every function is repeatable by its call id, epoch or command id (promise 2). Only a
+missing library is mended here, by loading it: a function that was not found did not run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+import redis.asyncio as redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from controller import resources
+from controller.config import Config, read_secret
+from controller.errors import CommandRefused, FleetUnreachable, StaleEpoch
+from controller.fleet.keys import prefix
+from controller.fleet.state import Beat, CallRecord, Command, Lease, NodeView
+from controller.model import (
+    CallAnswered,
+    CallEnded,
+    CallStarted,
+    CallTruth,
+    NodeEvent,
+    Placed,
+    Rejected,
+    Verdict,
+)
+
+TIMEOUT_S = 1.0
+_HINT = "check that Redis runs and that redis.url names it: pbxctl doctor"
+
+_pack = msgspec.msgpack.encode
+_nodes = msgspec.msgpack.Decoder(list[NodeView])
+_call = msgspec.msgpack.Decoder(CallRecord)
+
+
+def library() -> bytes:
+    """The library's source, the files of lua/redis/ joined in the order of their names."""
+    folder = resources.folder("lua") / "redis"
+    return b"".join(path.read_bytes() for path in sorted(folder.glob("*.lua")))
+
+
+def connect(config: Config, *, timeout_s: float = TIMEOUT_S) -> redis.Redis:
+    """A client for the fleet's Redis. Nothing is sent before its first use."""
+    url = config.redis.url or f"unix://{config.state_path / 'redis.sock'}"
+    password = None
+    if config.redis.password_file:
+        password = read_secret(config.path(config.redis.password_file))
+    return redis.Redis.from_url(
+        url,
+        password=password,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 0),
+        retry_on_error=[],
+    )
+
+
+def _packed_event(event: NodeEvent) -> dict[str, Any] | None:
+    match event:
+        case CallStarted():
+            return {"k": "started"} | _packed_call(event)
+        case CallAnswered():
+            return {"k": "answered", "id": event.pbx_id}
+        case CallEnded():
+            return {"k": "ended", "id": event.pbx_id, "cause": event.cause}
+    return None
+
+
+def _packed_call(call: CallStarted | CallTruth) -> dict[str, Any]:
+    return {
+        "id": call.pbx_id,
+        "placement": call.placement,
+        "from": call.caller,
+        "to": call.callee,
+    }
+
+
+class Fleet:
+    """A fleet's picture. Safe to share between tasks of one loop.
+
+    Raises FleetUnreachable when Redis does not answer, StaleEpoch when the lease went to another.
+    """
+
+    def __init__(self, client: redis.Redis, name: str) -> None:
+        self.client = client
+        self.name = name
+        self._prefix = prefix(name)
+        self._loading = asyncio.Lock()
+
+    async def close(self) -> None:
+        await self.client.aclose()
+
+    async def _call(self, function: str, *args: str | bytes | int | float) -> Any:
+        try:
+            return await self._once(function, *args)
+        except ResponseError as error:
+            if "Function not found" not in str(error):
+                raise _translated(error) from error
+        await self.load()
+        try:
+            return await self._once(function, *args)
+        except ResponseError as error:
+            raise _translated(error) from error
+
+    async def _once(self, function: str, *args: str | bytes | int | float) -> Any:
+        try:
+            return await self.client.fcall(function, 1, self._prefix, *args)
+        except ResponseError:
+            raise
+        except (RedisConnectionError, RedisTimeoutError, RedisError, OSError) as error:
+            raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
+
+    async def load(self) -> None:
+        """Puts this version's library into Redis; others of the same fleet use it at once."""
+        async with self._loading:
+            try:
+                await self.client.function_load(library().decode(), replace=True)
+            except (RedisError, OSError) as error:
+                raise FleetUnreachable(f"Redis does not take the functions: {error}") from error
+
+    async def run_id(self) -> str:
+        """Names the running redis-server: another one means that data may be lost."""
+        try:
+            info = await self.client.info("server")
+        except (RedisError, OSError) as error:
+            raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
+        return str(info["run_id"])
+
+    async def set_policy(self, policy: dict[str, Any]) -> None:
+        await self._call("policy", _pack(policy))
+
+    async def route(
+        self,
+        call_id: str,
+        region: str,
+        caller: str,
+        callee: str,
+        priority: str = "",
+        failed: str = "",
+        *,
+        dry: bool = False,
+    ) -> Verdict:
+        """Places one call, or says why not; see `route` in lua/redis/20_route.lua."""
+        reply = await self._call(
+            "route_dry" if dry else "route", call_id, region, caller, callee, priority, failed
+        )
+        verdict, node, address, placement, cause, after, service, reason = (
+            part.decode("utf-8", "replace") for part in reply
+        )
+        if verdict == "place":
+            return Placed(node, address, placement, reason, service)
+        return Rejected(int(cause), int(after), reason)
+
+    async def nodes(self) -> list[NodeView]:
+        return _nodes.decode(await self._call("nodes"))
+
+    async def call(self, call_id: str) -> CallRecord | None:
+        """A call's record, by call id or placement, up to 15 minutes after its end."""
+        raw = await self._call("call", call_id)
+        return _call.decode(raw) if raw else None
+
+    async def calls(self, node: str, limit: int = 1000) -> list[CallRecord]:
+        return [_call.decode(raw) for raw in await self._call("calls", node, limit)]
+
+    async def stats(self) -> dict[str, int]:
+        """Counters since Redis has its data: place:REGION, spill:REGION, reject:WHY."""
+        try:
+            raw: dict[bytes, bytes] = await self.client.hgetall(f"{self._prefix}:stats")
+        except (RedisError, OSError) as error:
+            raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
+        return {key.decode(): int(value) for key, value in raw.items()}
+
+    async def claim(self, owner: str, ttl_ms: int, nodes: Iterable[str]) -> list[Lease]:
+        """Renews and takes leases up to the owner's even share; what is absent is not held."""
+        flat = [part.decode() for part in await self._call("claim", owner, ttl_ms, *nodes)]
+        return [Lease(*pair) for pair in zip(flat[::2], flat[1::2], strict=True)]
+
+    async def release(self, owner: str) -> None:
+        await self._call("release", owner)
+
+    async def lead(self, what: str, owner: str, ttl_ms: int) -> str | None:
+        """Takes or renews the leader's lease; None while another leads."""
+        epoch = await self._call("lead", what, owner, ttl_ms)
+        return epoch.decode() if epoch else None
+
+    async def register(self, lease: Lease, facts: dict[str, Any]) -> None:
+        await self._call("register", lease.node, lease.epoch, _pack(facts))
+
+    async def forget(self, nodes: Iterable[str]) -> None:
+        await self._call("forget", *nodes)
+
+    async def beat(self, lease: Lease, beat: Beat) -> tuple[str, int]:
+        """Tells a node's health; answers what the operator wants and how many commands wait."""
+        want, waiting = await self._call("beat", lease.node, lease.epoch, _pack(beat))
+        return want.decode(), waiting
+
+    async def events(self, lease: Lease, events: Sequence[NodeEvent]) -> None:
+        packed = [p for p in map(_packed_event, events) if p]
+        if packed:
+            await self._call("events", lease.node, lease.epoch, _pack(packed))
+
+    async def reconcile(self, lease: Lease, truth: Iterable[CallTruth]) -> tuple[int, int]:
+        """Makes the live set equal the node's own list; answers how many it added, removed."""
+        packed = [_packed_call(c) | {"answered": c.answered} for c in truth]
+        added, removed = await self._call("reconcile", lease.node, lease.epoch, _pack(packed))
+        return added, removed
+
+    async def want(self, node: str, state: str) -> str | None:
+        """Sets what the operator wants of a node; answers the former, None if unknown."""
+        before = await self._call("want", node, state)
+        return before.decode() if before else None
+
+    async def command(self, node: str, command_id: str, body: bytes, repeatable: bool) -> None:
+        await self._call("command", node, command_id, body, int(repeatable))
+
+    async def take(self, lease: Lease) -> Command | None:
+        reply = await self._call("take", lease.node, lease.epoch)
+        return Command(reply[0].decode(), reply[1]) if reply else None
+
+    async def done(self, lease: Lease, command_id: str, result: bytes) -> None:
+        await self._call("done", lease.node, lease.epoch, command_id, result)
+
+    async def result(self, command_id: str, within_s: float) -> bytes | None:
+        """A command's result (JSON), or None when there is none in time. Reads it once."""
+        deadline = asyncio.get_running_loop().time() + within_s
+        key = f"{self._prefix}:result:{command_id}"
+        while True:
+            try:
+                raw: bytes | None = await self.client.lpop(key)  # type: ignore[assignment]
+            except (RedisError, OSError) as error:
+                raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
+            if raw is not None or asyncio.get_running_loop().time() >= deadline:
+                return raw
+            await asyncio.sleep(0.05)
+
+    async def host_report(self, node: str, cpu: float, load1: float) -> None:
+        """An agent's word on its host. cpu: busy share, 0 to 1."""
+        await self._call("host", node, f"{cpu:.4f}", f"{load1:.2f}")
+
+
+def _translated(error: ResponseError) -> Exception:
+    text = str(error)
+    if text.startswith("STALE"):
+        return StaleEpoch(text.removeprefix("STALE "))
+    if text.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
+        return CommandRefused(f"Redis refuses: {text}", hint="check redis.password_file")
+    return FleetUnreachable(f"Redis answers: {text}", hint=_HINT)

@@ -1,0 +1,92 @@
+"""What the library in Redis answers, as types. Field by field as lua/redis/ writes it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from controller.model import NodeState, Want
+
+
+class NodeView(msgspec.Struct, frozen=True):
+    """One node as placement sees it. -1 stands for "not told" in cpu, loss and jitter_ms.
+
+    load: the fullest signal over the weight; calls: live; reserved: placed, not shown yet.
+    drift: calls by which the live set was wrong at the last comparison with the node's own list.
+    """
+
+    name: str
+    region: str
+    address: str
+    kind: str
+    version: str
+    state: NodeState
+    reason: str
+    want: Want
+    load: float
+    calls: int
+    reserved: int
+    calls_max: int
+    channels: int
+    channels_max: int
+    arrivals_per_s: float
+    cpu: float
+    weight: float
+    silent_ms: int
+    loss: float
+    jitter_ms: float
+    driver: str
+    drift: int
+
+
+class CallRecord(msgspec.Struct, frozen=True, rename={
+    "call_id": "id", "node": "n", "placement": "p", "state": "s", "region": "r",
+    "caller": "from", "callee": "to", "priority": "pri", "service": "svc",
+    "placed_ms": "t", "reason": "why", "tried": "x", "pbx_id": "pbx",
+    "started_ms": "ts", "answered_ms": "ta", "ended_ms": "te",
+}):  # fmt: skip
+    """One call. call_id is "" for a call that the fleet did not place; times are Redis TIME."""
+
+    node: str
+    state: str
+    call_id: str = ""
+    placement: str = ""
+    region: str = ""
+    caller: str = ""
+    callee: str = ""
+    priority: str = ""
+    service: str = ""
+    placed_ms: int = 0
+    reason: str = ""
+    tried: tuple[str, ...] = ()
+    pbx_id: str = ""
+    started_ms: int = 0
+    answered_ms: int = 0
+    ended_ms: int = 0
+    cause: int = 0
+
+
+class Beat(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A node's health as its driver knows it. silence_ms: age of its last sign of life."""
+
+    link: bool
+    silence_ms: int = msgspec.field(default=0)
+    sip: bool | None = None
+    channels: int | None = None
+    channels_max: int | None = None
+    calls_max: int | None = None
+    cpu: float | None = None
+    loss: float | None = None
+    jitter: float | None = None
+    version: str | None = None
+
+
+class Command(msgspec.Struct, frozen=True):
+    id: str
+    body: bytes
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """epoch: a decimal number as Redis wrote it; compared, never computed with."""
+
+    node: str
+    epoch: str

@@ -1,0 +1,226 @@
+#!lua name=pbxctl
+-- The fleet's picture in Redis, and the one place that decides. The files of this folder are
+-- joined in the order of their names into one library (controller/fleet/functions.py).
+--
+-- Every function takes KEYS[1] = "pbx:{FLEET}"; all keys below it share that hash tag, so a fleet
+-- is one slot of a cluster. Time is Redis TIME, in milliseconds.
+--
+--   P:policy        string  msgpack, what the config says of placement, regions and numbers
+--   P:nodes         set     names of registered nodes
+--   P:node:N        hash    one node, fields below
+--   P:live:N        hash    pbx_id -> call key: the calls that N has
+--   P:resv:N        zset    placement -> ms at which it ends unconfirmed
+--   P:idx:REGION    zset    node -> score: the nodes that can take a call, least loaded first
+--   P:full:REGION   set     nodes that could, but are at their limit
+--   P:call:KEY      string  msgpack, one call's record (20_route.lua)
+--   P:stats         hash    counters since the data began
+--
+-- A node's fields, numbers as strings: region address kind weight calls_max channels_max rate_max
+-- version want link sip synced seen since hold epoch channels cpu rate rate_at place loss jitter
+--   want    what the operator wants: active draining standby ejected
+--   link    "1" while a driver holds a control link; sip "0" while OPTIONS go unanswered
+--   synced  "1" once the live set was compared with the node's own list under the present lease
+--   seen    ms of the node's last sign of life; since: ms from which it ramps up
+--   hold    ms before which it gets no call: reservations made before the data was lost may land
+--   rate    arrivals per second, decaying from rate_at; place: "idx", "full" or "" (see refresh)
+
+local RATE_TAU_MS = 5000
+local SMOOTH_TAU_MS = 3000
+local RAMP_FLOOR = 0.1
+-- CPU readings of equal nodes differ by noise; steps keep that noise from choosing the node.
+local CPU_STEP = 0.05
+local TIE = 0.01
+
+local FIELDS = {
+  'region', 'address', 'weight', 'calls_max', 'channels_max', 'rate_max', 'want', 'link', 'sip',
+  'synced', 'seen', 'since', 'hold', 'channels', 'cpu', 'rate', 'rate_at', 'place',
+}
+local NUMBERS = {
+  weight = true, calls_max = true, channels_max = true, rate_max = true, seen = true,
+  since = true, hold = true, channels = true, cpu = true, rate = true, rate_at = true,
+}
+
+local policy_raw, policy_now
+
+local function now_ms()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+-- The policy is unpacked once per change, not once per call.
+local function policy(P)
+  local raw = redis.call('GET', P .. ':policy')
+  if not raw then
+    return nil
+  end
+  if raw ~= policy_raw then
+    policy_now, policy_raw = cmsgpack.unpack(raw), raw
+  end
+  return policy_now
+end
+
+local function read_node(P, name)
+  local values = redis.call('HMGET', P .. ':node:' .. name, unpack(FIELDS))
+  if not values[1] then
+    return nil
+  end
+  local node = { name = name }
+  for i, field in ipairs(FIELDS) do
+    local value = values[i]
+    if value then
+      node[field] = NUMBERS[field] and tonumber(value) or value
+    end
+  end
+  return node
+end
+
+local function decayed_rate(node, now)
+  return (node.rate or 0) * math.exp(-math.max(0, now - (node.rate_at or now)) / RATE_TAU_MS)
+end
+
+local function count_calls(P, node, now)
+  local resv = P .. ':resv:' .. node.name
+  redis.call('ZREMRANGEBYSCORE', resv, '-inf', now)
+  node.live = redis.call('HLEN', P .. ':live:' .. node.name)
+  node.reserved = redis.call('ZCARD', resv)
+end
+
+-- Share of its capacity that a node may show while it ramps up, 0.1 to 1.
+local function ramp_share(node, pol, now)
+  if pol.ramp_ms <= 0 or not node.since then
+    return 1
+  end
+  return math.min(1, math.max(RAMP_FLOOR, (now - node.since) / pol.ramp_ms))
+end
+
+-- The fullest of the node's signals, 0 to 1 and beyond, over its weight. Needs count_calls.
+local function load_of(node, pol, now)
+  local share = ramp_share(node, pol, now)
+  local calls = (node.live + node.reserved) / math.max(1, node.calls_max * share)
+  local fullest = calls
+  if node.channels and node.channels_max then
+    fullest = math.max(fullest, node.channels / node.channels_max)
+  end
+  if node.rate_max then
+    fullest = math.max(fullest, decayed_rate(node, now) / (node.rate_max * share))
+  end
+  if node.cpu then
+    fullest = math.max(fullest, math.floor(node.cpu / CPU_STEP) * CPU_STEP)
+  end
+  return (fullest + TIE * calls) / node.weight
+end
+
+-- Why a node can not take a call now, or nil. Limits are judged apart, by has_room.
+local function unfit(node, pol, now)
+  if node.link ~= '1' then
+    return 'down'
+  elseif node.synced ~= '1' then
+    return 'not in step'
+  elseif now - node.seen > pol.silent_ms then
+    return 'silent'
+  elseif node.sip == '0' then
+    return 'signalling silent'
+  elseif node.want ~= 'active' then
+    return node.want
+  elseif not node.calls_max then
+    return 'has no limit'
+  elseif now < (node.hold or 0) then
+    return 'settling'
+  end
+end
+
+-- Promise 1 stands on this line: one more call fits under the limit, for this priority's share.
+local function has_room(node, share, now)
+  if node.live + node.reserved + 1 > math.floor(node.calls_max * share) then
+    return false
+  end
+  if node.channels and node.channels_max then
+    if node.channels + node.reserved + 1 > node.channels_max then
+      return false
+    end
+  end
+  return not node.rate_max or decayed_rate(node, now) < node.rate_max
+end
+
+-- Puts the node where its state belongs: the index, the full set or neither. Needs count_calls.
+local function refresh(P, node, pol, now)
+  local place = ''
+  if not unfit(node, pol, now) then
+    place = (node.live + node.reserved < node.calls_max) and 'idx' or 'full'
+  end
+  local index, full = P .. ':idx:' .. node.region, P .. ':full:' .. node.region
+  if place == 'idx' then
+    redis.call('ZADD', index, string.format('%.6f', load_of(node, pol, now)), node.name)
+  end
+  if place ~= node.place then
+    if place ~= 'idx' then
+      redis.call('ZREM', index, node.name)
+    end
+    redis.call(place == 'full' and 'SADD' or 'SREM', full, node.name)
+    redis.call('HSET', P .. ':node:' .. node.name, 'place', place)
+    node.place = place
+  end
+end
+
+local function recount(P, name, pol, now)
+  local node = read_node(P, name)
+  if node and pol then
+    count_calls(P, node, now)
+    refresh(P, node, pol, now)
+  end
+  return node
+end
+
+-- State as an operator reads it (model.NodeState), with the reason it is not active.
+local function state_of(node, pol, now)
+  local reason = unfit(node, pol, now) or ''
+  local state = 'active'
+  if node.want ~= 'active' then
+    state = node.want
+    if node.link ~= '1' or now - node.seen > pol.silent_ms then
+      state = node.want == 'ejected' and 'ejected' or 'down'
+    end
+  elseif reason == 'not in step' or reason == 'settling' then
+    state = 'joining'
+  elseif reason ~= '' then
+    state = 'down'
+  elseif ramp_share(node, pol, now) < 1 then
+    state, reason = 'joining', 'ramping up'
+  end
+  return state, reason
+end
+
+-- nodes: KEYS P. Returns msgpack: a list of maps, every node as it stands, by name.
+redis.register_function {
+  function_name = 'nodes',
+  flags = { 'no-writes' },
+  callback = function(keys)
+    local P, now = keys[1], now_ms()
+    local pol = policy(P)
+    local list = {}
+    local names = redis.call('SMEMBERS', P .. ':nodes')
+    table.sort(names)
+    for _, name in ipairs(names) do
+      local node = read_node(P, name)
+      if node and pol then
+        node.live = redis.call('HLEN', P .. ':live:' .. name)
+        node.reserved = redis.call('ZCOUNT', P .. ':resv:' .. name, now, '+inf')
+        local state, reason = state_of(node, pol, now)
+        local extra = redis.call(
+          'HMGET', P .. ':node:' .. name, 'kind', 'version', 'loss', 'jitter', 'owner', 'drift')
+        list[#list + 1] = {
+          name = name, region = node.region, address = node.address, kind = extra[1] or '',
+          version = extra[2] or '', state = state, reason = reason, want = node.want,
+          load = node.calls_max and load_of(node, pol, now) or 0,
+          calls = node.live, reserved = node.reserved, calls_max = node.calls_max or 0,
+          channels = node.channels or 0, channels_max = node.channels_max or 0,
+          arrivals_per_s = decayed_rate(node, now), cpu = node.cpu or -1,
+          weight = node.weight, silent_ms = now - (node.seen or 0),
+          loss = tonumber(extra[3] or -1), jitter_ms = tonumber(extra[4] or -1),
+          driver = extra[5] or '', drift = tonumber(extra[6] or 0),
+        }
+      end
+    end
+    return cmsgpack.pack(list)
+  end,
+}

@@ -1,0 +1,277 @@
+-- Placement. A call's record lives at P:call:KEY, KEY = the first 32 digits of SHA-1 of the call
+-- id; its placement ids are KEY-1, KEY-2, … so that both names lead to the one record. Fields:
+--   id n p s  call id, node, placement, state (reserved live ended)
+--   r from to pri svc  region asked from, caller, callee, priority, service
+--   t why x  ms placed, the reason, nodes tried without success
+--   pbx ts ta te cause  set as the node shows the call, answers it, ends it
+
+local CANDIDATES = 4
+local TRIES_MAX = 8
+local TEXT_MAX = 128
+local RESERVED_KEEP_MS = 900000
+local RAMP_RATE_FLOOR = 2
+local PEER_RATE_SHARE = 1.1
+
+local function call_key(call_id)
+  return string.sub(redis.sha1hex(call_id), 1, 32)
+end
+
+-- What phones sent may be any bytes; readers of the record get printable ASCII.
+local function clean(text, length)
+  return (string.gsub(string.sub(text or '', 1, length or TEXT_MAX), '[^\32-\126]', '?'))
+end
+
+local function read_call(P, key)
+  local raw = redis.call('GET', P .. ':call:' .. key)
+  return raw and cmsgpack.unpack(raw) or nil
+end
+
+local function write_call(P, key, call, keep_ms)
+  redis.call('SET', P .. ':call:' .. key, cmsgpack.pack(call), 'PX', keep_ms)
+end
+
+-- The number plan's entry with the longest prefix of `callee`, or an empty one.
+local function planned(pol, callee)
+  local digits = string.match(callee, '^%+?%d+') or ''
+  for length = math.min(#digits, 19), 1, -1 do
+    local entry = pol.numbers[string.sub(digits, 1, length)]
+    if entry then
+      return entry
+    end
+  end
+  return {}
+end
+
+local function region_order(pol, region, entry)
+  if entry.regions and #entry.regions > 0 then
+    return entry.regions
+  end
+  local order = { region }
+  for _, other in ipairs(pol.regions[region] or {}) do
+    order[#order + 1] = other
+  end
+  return order
+end
+
+-- A node that came back may not draw more arrivals than the peer that would get the call
+-- otherwise: idle, it looks best to every call at once.
+local function throttled(node, peer, pol, now)
+  if ramp_share(node, pol, now) >= 1 then
+    return false
+  end
+  local peer_rate = peer and decayed_rate(peer, now) or math.huge
+  return decayed_rate(node, now) >= math.max(RAMP_RATE_FLOOR, PEER_RATE_SHARE * peer_rate)
+end
+
+-- The fit nodes among the region's least loaded, best first; drops the unfit from the index.
+-- Each drop is paid once per change of a node, so the cost does not grow with nodes.
+local function candidates(P, region, pol, now, share, tried, dry)
+  local index, found, from = P .. ':idx:' .. region, {}, 0
+  repeat
+    local dropped = 0
+    local names = redis.call('ZRANGE', index, from, from + CANDIDATES - 1, 'WITHSCORES')
+    for i = 1, #names, 2 do
+      local name = names[i]
+      local node = read_node(P, name)
+      if not node or unfit(node, pol, now) then
+        if not dry then
+          redis.call('ZREM', index, name)
+          if node then
+            redis.call('HSET', P .. ':node:' .. name, 'place', '')
+          end
+          dropped = dropped + 1
+        end
+      elseif not tried[name] then
+        if dry then
+          node.live = redis.call('HLEN', P .. ':live:' .. name)
+          node.reserved = redis.call('ZCOUNT', P .. ':resv:' .. name, now, '+inf')
+        else
+          count_calls(P, node, now)
+        end
+        if has_room(node, share, now) then
+          node.load = load_of(node, pol, now)
+          node.after, node.after_score = names[i + 2], names[i + 3]
+          found[#found + 1] = node
+          -- The best one decides unless it is ramping up: only then its peers are needed.
+          if #found > 1 or ramp_share(node, pol, now) >= 1 then
+            return found
+          end
+        end
+      end
+    end
+    from = from + CANDIDATES - dropped
+  until #names < 2 * CANDIDATES or #found > 0 or from >= 8 * CANDIDATES
+  return found
+end
+
+local function best_of(found, pol, now)
+  local first, second = found[1], found[2]
+  if second and throttled(first, second, pol, now) then
+    return second, first
+  end
+  return first, second
+end
+
+-- The node for a call, with the reason in words; or nil and why there is none.
+local function choose(P, pol, now, order, share, tried, dry)
+  local pick, other
+  for i, region in ipairs(order) do
+    local best, next_best = best_of(candidates(P, region, pol, now, share, tried, dry), pol, now)
+    if best and (not pick or best.load < pick.load) then
+      pick, other = best, next_best
+      pick.spilled = i > 1
+    end
+    if pick and pick.load <= pol.spill_above then
+      break
+    end
+  end
+  if not pick then
+    local full = 0
+    for _, region in ipairs(order) do
+      full = full + redis.call('SCARD', P .. ':full:' .. region)
+    end
+    local where = table.concat(order, ', ')
+    return nil, full > 0 and string.format('%d node(s) of %s full, no other fit', full, where)
+      or 'no node of ' .. where .. ' is fit'
+  end
+  local why = string.format(
+    'least load %.2f in %s, calls %d+%d of %d', pick.load, pick.region, pick.live, pick.reserved,
+    pick.calls_max)
+  if pick.spilled then
+    why = string.format('spilled from %s: %s', order[1], why)
+  end
+  if other and other.load < pick.load then
+    why = string.format('%s; %s %.2f is ramping up', why, other.name, other.load)
+  elseif pick.after then
+    why = string.format('%s; next %s %.2f', why, pick.after, pick.after_score)
+  end
+  return pick, why
+end
+
+local function answer(call, address)
+  return { 'place', call.n, address, call.p, '', '', call.svc or '', call.why }
+end
+
+local function reject(P, pol, reason, kind, dry)
+  if not dry then
+    redis.call('HINCRBY', P .. ':stats', 'reject:' .. kind, 1)
+  end
+  local cause = pol and pol.reject_cause or 503
+  local after = pol and pol.retry_after_s or 4
+  return { 'reject', '', '', '', tostring(cause), tostring(after), '', reason }
+end
+
+-- The answer given before, while it still stands; after that the call is placed anew.
+local function standing(P, call, now)
+  if not call or call.s == 'ended' then
+    return nil
+  end
+  local holds = call.s == 'live'
+  if not holds then
+    local ends = redis.call('ZSCORE', P .. ':resv:' .. call.n, call.p)
+    holds = ends and tonumber(ends) > now
+  end
+  local address = holds and redis.call('HGET', P .. ':node:' .. call.n, 'address')
+  return address and answer(call, address)
+end
+
+local function route(P, args, dry)
+  local call_id, region, caller, callee = args[1], args[2], args[3] or '', args[4] or ''
+  local asked_priority, failed = args[5] or '', args[6] or ''
+  if not call_id or call_id == '' then
+    return reject(P, nil, 'the call has no id', 'malformed', dry)
+  end
+  local pol, now = policy(P), now_ms()
+  if not pol then
+    return reject(P, nil, 'the fleet is not known yet', 'unknown fleet', dry)
+  end
+  if not pol.regions[region] then
+    return reject(P, pol, 'there is no such region', 'unknown region', dry)
+  end
+
+  local key = call_key(call_id)
+  local before = read_call(P, key)
+  local again = failed ~= '' and before and before.p == failed
+  if not again then
+    local same = standing(P, before, now)
+    if same then
+      return same
+    end
+  end
+
+  local tried, tries = {}, 0
+  if again then
+    for _, name in ipairs(before.x or {}) do
+      tried[name], tries = true, tries + 1
+    end
+    tried[before.n], tries = true, tries + 1
+    if not dry and before.s == 'reserved' then
+      redis.call('ZREM', P .. ':resv:' .. before.n, failed)
+      recount(P, before.n, pol, now)
+    end
+    if tries >= TRIES_MAX then
+      return reject(P, pol, 'refused by ' .. tries .. ' nodes', 'tries', dry)
+    end
+  end
+
+  local entry = planned(pol, callee)
+  local priority = asked_priority ~= '' and asked_priority or entry.priority or 'normal'
+  local order = region_order(pol, region, entry)
+  local node, why = choose(P, pol, now, order, pol.admit[priority] or pol.admit.normal, tried, dry)
+  if not node then
+    return reject(P, pol, why, 'no room', dry)
+  end
+
+  local attempt = before and tonumber(string.match(before.p, '%-(%d+)$') or 0) or 0
+  local names = {}
+  for name in pairs(tried) do
+    names[#names + 1] = name
+  end
+  local call = {
+    id = clean(call_id, 2 * TEXT_MAX), n = node.name, s = 'reserved',
+    p = string.format('%s-%d', key, attempt % 999 + 1), r = region,
+    from = clean(caller), to = clean(callee),
+    pri = priority, svc = entry.service, t = now, why = why, x = names,
+  }
+  if dry then
+    return answer(call, node.address)
+  end
+  redis.call('ZADD', P .. ':resv:' .. node.name, now + pol.reservation_ms, call.p)
+  write_call(P, key, call, RESERVED_KEEP_MS)
+  node.reserved = node.reserved + 1
+  node.rate, node.rate_at = decayed_rate(node, now) + 1000 / RATE_TAU_MS, now
+  redis.call(
+    'HSET', P .. ':node:' .. node.name, 'rate', string.format('%.4f', node.rate), 'rate_at', now)
+  refresh(P, node, pol, now)
+  redis.call('HINCRBY', P .. ':stats', (node.spilled and 'spill:' or 'place:') .. node.region, 1)
+  return answer(call, node.address)
+end
+
+-- route: KEYS P; ARGV call_id region caller callee priority failed_placement.
+-- priority "" takes the number plan's. failed_placement: the placement whose node refused or did
+-- not answer; only with it the call goes elsewhere. Returns 8 strings: verdict ("place",
+-- "reject"), node, address, placement, cause, retry_after_s, service, reason.
+redis.register_function('route', function(keys, args)
+  return route(keys[1], args, false)
+end)
+
+-- route_dry: as route, but decides without placing.
+redis.register_function {
+  function_name = 'route_dry',
+  flags = { 'no-writes' },
+  callback = function(keys, args)
+    return route(keys[1], args, true)
+  end,
+}
+
+-- call: KEYS P; ARGV id (call id, placement, or call key). Returns msgpack of the record or nil.
+redis.register_function {
+  function_name = 'call',
+  flags = { 'no-writes' },
+  callback = function(keys, args)
+    local id = args[1]
+    local key = string.match(id, '^(%x+)%-%d+$') or string.match(id, '^%x+$')
+    local raw = key and redis.call('GET', keys[1] .. ':call:' .. key)
+    return raw or redis.call('GET', keys[1] .. ':call:' .. call_key(id))
+  end,
+}

@@ -1,0 +1,244 @@
+-- Who may write what. A lease names an owner and an epoch; each new owner gets a higher epoch, from
+-- Redis TIME in microseconds, so that it is higher than any before even after all data was lost.
+--   P:lease:NAME    hash  owner epoch ends (ms). NAME is a node, or "@steward" for the leader
+--   P:drivers       zset  driver -> ms until which it counts
+--   P:commands:N    list  ids waiting; P:running:N hash id -> epoch that runs it
+--   P:command:ID    hash  what state body result; P:result:ID list, one element when done
+
+local COMMAND_KEEP_MS = 600000
+
+local function lease(P, name, owner, ttl_ms, now)
+  local key = P .. ':lease:' .. name
+  local held = redis.call('HMGET', key, 'owner', 'epoch', 'ends')
+  if held[1] == owner then
+    redis.call('HSET', key, 'ends', now + ttl_ms)
+    return held[2], false
+  end
+  if held[1] and held[1] ~= '' and tonumber(held[3]) > now then
+    return nil
+  end
+  local t = redis.call('TIME')
+  local us = tonumber(t[1]) * 1000000 + tonumber(t[2])
+  local epoch = string.format('%.0f', math.max(us, tonumber(held[2] or 0) + 1))
+  redis.call('HSET', key, 'owner', owner, 'epoch', epoch, 'ends', now + ttl_ms)
+  return epoch, true
+end
+
+-- lead: KEYS P; ARGV name owner ttl_ms. Takes or renews one lease. Returns the epoch, or nil while
+-- another holds it.
+redis.register_function('lead', function(keys, args)
+  return (lease(keys[1], '@' .. args[1], args[2], tonumber(args[3]), now_ms()))
+end)
+
+-- claim: KEYS P; ARGV owner ttl_ms node... Renews the owner's leases and takes free ones up to its
+-- share of the nodes (drivers alive share them evenly); lets go of what is over its share.
+-- Returns a flat list: node, epoch, ...
+redis.register_function('claim', function(keys, args)
+  local P, owner, ttl_ms, now = keys[1], args[1], tonumber(args[2]), now_ms()
+  redis.call('ZREMRANGEBYSCORE', P .. ':drivers', '-inf', now)
+  redis.call('ZADD', P .. ':drivers', now + ttl_ms, owner)
+  local total = #args - 2
+  local share = math.ceil(total / redis.call('ZCARD', P .. ':drivers'))
+  local mine, others = {}, {}
+  for i = 3, #args do
+    local holder = redis.call('HGET', P .. ':lease:' .. args[i], 'owner')
+    local list = holder == owner and mine or others
+    list[#list + 1] = args[i]
+  end
+  local held, out = 0, {}
+  local function take(name)
+    if held >= share then
+      return
+    end
+    local epoch, new = lease(P, name, owner, ttl_ms, now)
+    if epoch then
+      held = held + 1
+      out[#out + 1], out[#out + 2] = name, epoch
+      if new then
+        -- What happened since the last owner's word is unknown: no call until compared anew.
+        if redis.call('EXISTS', P .. ':node:' .. name) == 1 then
+          redis.call('HSET', P .. ':node:' .. name, 'synced', '0', 'owner', owner)
+          recount(P, name, policy(P), now)
+        end
+      end
+    end
+  end
+  for _, name in ipairs(mine) do
+    if held >= share then
+      redis.call('HSET', P .. ':lease:' .. name, 'ends', 0, 'owner', '')
+    end
+    take(name)
+  end
+  for _, name in ipairs(others) do
+    take(name)
+  end
+  return out
+end)
+
+-- release: KEYS P; ARGV owner. A driver that stops in order gives its nodes back at once.
+redis.register_function('release', function(keys, args)
+  local P, owner = keys[1], args[1]
+  redis.call('ZREM', P .. ':drivers', owner)
+  for _, name in ipairs(redis.call('SMEMBERS', P .. ':nodes')) do
+    if redis.call('HGET', P .. ':lease:' .. name, 'owner') == owner then
+      redis.call('HSET', P .. ':lease:' .. name, 'ends', 0, 'owner', '')
+    end
+  end
+  return redis.status_reply('OK')
+end)
+
+-- register: KEYS P; ARGV node epoch msgpack: {region, address, kind, weight, calls_max,
+-- channels_max, rate_max, want, owner}. want counts for a node not known so far. Repeatable.
+redis.register_function('register', function(keys, args)
+  local P, name = keys[1], args[1]
+  local stale = fenced(P, name, args[2])
+  if stale then
+    return stale
+  end
+  local now, pol, told = now_ms(), policy(P), cmsgpack.unpack(args[3])
+  if not pol then
+    return redis.error_reply('UNKNOWN the fleet has no policy yet')
+  end
+  local key = P .. ':node:' .. name
+  local before = read_node(P, name)
+  if before and before.region ~= told.region then
+    redis.call('ZREM', P .. ':idx:' .. before.region, name)
+    redis.call('SREM', P .. ':full:' .. before.region, name)
+    redis.call('HSET', key, 'place', '')
+  end
+  if not before then
+    redis.call('HSET', key, 'want', told.want or 'active', 'link', '0', 'synced', '0', 'seen', 0,
+      'hold', now + pol.reservation_ms, 'place', '')
+  end
+  redis.call('SADD', P .. ':nodes', name)
+  redis.call('HSET', key, 'region', told.region, 'address', told.address, 'kind', told.kind,
+    'weight', told.weight, 'owner', told.owner)
+  for _, field in ipairs({ 'calls_max', 'channels_max', 'rate_max' }) do
+    if told[field] then
+      redis.call('HSET', key, field, told[field])
+    end
+  end
+  recount(P, name, pol, now)
+  return redis.status_reply('OK')
+end)
+
+-- forget: KEYS P; ARGV node... Removes nodes that the config no longer has.
+redis.register_function('forget', function(keys, args)
+  local P = keys[1]
+  for _, name in ipairs(args) do
+    local region = redis.call('HGET', P .. ':node:' .. name, 'region')
+    if region then
+      redis.call('ZREM', P .. ':idx:' .. region, name)
+      redis.call('SREM', P .. ':full:' .. region, name)
+    end
+    redis.call('SREM', P .. ':nodes', name)
+    for _, kind in ipairs({ 'node', 'live', 'resv', 'lease', 'commands', 'running' }) do
+      redis.call('DEL', P .. ':' .. kind .. ':' .. name)
+    end
+  end
+  return #args
+end)
+
+-- want: KEYS P; ARGV node state. What the operator wants of a node. Returns the former want, or
+-- nil for an unknown node. A node that becomes active ramps up.
+redis.register_function('want', function(keys, args)
+  local P, name, state, now = keys[1], args[1], args[2], now_ms()
+  local before = redis.call('HGET', P .. ':node:' .. name, 'want')
+  if not before then
+    return nil
+  end
+  if before ~= state then
+    redis.call('HSET', P .. ':node:' .. name, 'want', state)
+    if state == 'active' then
+      redis.call('HSET', P .. ':node:' .. name, 'since', now)
+    end
+    recount(P, name, policy(P), now)
+  end
+  return before
+end)
+
+-- policy: KEYS P; ARGV msgpack. Sets what placement goes by (fleet/functions.py makes it).
+redis.register_function('policy', function(keys, args)
+  redis.call('SET', keys[1] .. ':policy', args[1])
+  return redis.status_reply('OK')
+end)
+
+-- command: KEYS P; ARGV node id body repeatable("0"/"1"). Queues a command for the node's driver;
+-- the same id twice is one command. Returns its state.
+redis.register_function('command', function(keys, args)
+  local P, name, id = keys[1], args[1], args[2]
+  local key = P .. ':command:' .. id
+  if redis.call('HSETNX', key, 'state', 'queued') == 1 then
+    redis.call('HSET', key, 'node', name, 'body', args[3], 'repeatable', args[4])
+    redis.call('PEXPIRE', key, COMMAND_KEEP_MS)
+    redis.call('RPUSH', P .. ':commands:' .. name, id)
+  end
+  return redis.call('HGET', key, 'state')
+end)
+
+local function finish_command(P, name, id, state, result)
+  redis.call('HDEL', P .. ':running:' .. name, id)
+  redis.call('HSET', P .. ':command:' .. id, 'state', state, 'result', result)
+  redis.call('RPUSH', P .. ':result:' .. id, result)
+  redis.call('PEXPIRE', P .. ':result:' .. id, COMMAND_KEEP_MS)
+end
+
+-- take: KEYS P; ARGV node epoch. Returns id, body of the next command, or nil. What an earlier
+-- epoch was running when it was lost is taken again if repeatable, else its result is "unknown":
+-- it may have run, so it is never run twice.
+redis.register_function('take', function(keys, args)
+  local P, name, epoch = keys[1], args[1], args[2]
+  local stale = fenced(P, name, epoch)
+  if stale then
+    return stale
+  end
+  local running = redis.call('HGETALL', P .. ':running:' .. name)
+  for i = 1, #running, 2 do
+    local id = running[i]
+    if running[i + 1] ~= epoch then
+      if redis.call('HGET', P .. ':command:' .. id, 'repeatable') == '1' then
+        redis.call('HDEL', P .. ':running:' .. name, id)
+        redis.call('LPUSH', P .. ':commands:' .. name, id)
+      else
+        finish_command(P, name, id, 'unknown', '{"state":"unknown"}')
+      end
+    end
+  end
+  while true do
+    local id = redis.call('LPOP', P .. ':commands:' .. name)
+    if not id then
+      return nil
+    end
+    local body = redis.call('HGET', P .. ':command:' .. id, 'body')
+    if body then
+      redis.call('HSET', P .. ':running:' .. name, id, epoch)
+      redis.call('HSET', P .. ':command:' .. id, 'state', 'running')
+      return { id, body }
+    end
+  end
+end)
+
+-- done: KEYS P; ARGV node epoch id result(JSON). Ends a command that this epoch took.
+redis.register_function('done', function(keys, args)
+  local P, name = keys[1], args[1]
+  local stale = fenced(P, name, args[2])
+  if stale then
+    return stale
+  end
+  if redis.call('HGET', P .. ':running:' .. name, args[3]) == args[2] then
+    finish_command(P, name, args[3], 'done', args[4])
+  end
+  return redis.status_reply('OK')
+end)
+
+-- host: KEYS P; ARGV node cpu load1. The agent's report of its host; cpu 0 to 1. It has no lease,
+-- so it can not make a node fit: it only fills the CPU signal.
+redis.register_function('host', function(keys, args)
+  local P, name, cpu = keys[1], args[1], tonumber(args[2])
+  local before = redis.call('HGET', P .. ':node:' .. name, 'cpu')
+  if cpu and cpu >= 0 and cpu <= 1 and redis.call('EXISTS', P .. ':node:' .. name) == 1 then
+    local value = smoothed(before and tonumber(before), cpu, 1000)
+    redis.call('HSET', P .. ':node:' .. name, 'cpu', string.format('%.4f', value), 'load1', args[3])
+  end
+  return redis.status_reply('OK')
+end)
