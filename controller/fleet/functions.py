@@ -175,7 +175,7 @@ class Fleet:
     async def stats(self) -> dict[str, int]:
         """Counters since Redis has its data: place:REGION, spill:REGION, reject:WHY."""
         try:
-            raw: dict[bytes, bytes] = await self.client.hgetall(f"{self._prefix}:stats")
+            raw: dict[Any, Any] = await self.client.hgetall(f"{self._prefix}:stats")
         except (RedisError, OSError) as error:
             raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
         return {key.decode(): int(value) for key, value in raw.items()}

@@ -66,7 +66,10 @@ class CallRecord(msgspec.Struct, frozen=True, rename={
 
 
 class Beat(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A node's health as its driver knows it. silence_ms: age of its last sign of life."""
+    """A node's health as its driver knows it. silence_ms: age of its last sign of life.
+
+    in_step: False once events were lost; only a comparison with the truth mends that.
+    """
 
     link: bool
     silence_ms: int = msgspec.field(default=0)
@@ -78,6 +81,7 @@ class Beat(msgspec.Struct, frozen=True, omit_defaults=True):
     loss: float | None = None
     jitter: float | None = None
     version: str | None = None
+    in_step: bool | None = None
 
 
 class Command(msgspec.Struct, frozen=True):

@@ -143,7 +143,8 @@ local function smoothed(before, value, dt_ms)
 end
 
 -- beat: KEYS P; ARGV node epoch msgpack: {link, sip, silence_ms, channels, channels_max,
--- calls_max, cpu, loss, jitter, version}; what is absent stays as it was. silence_ms is an age
+-- calls_max, cpu, loss, jitter, version, in_step}; what is absent stays as it was. in_step false
+-- (events were lost) keeps calls away until the next reconcile. silence_ms is an age
 -- by the driver's own monotonic clock. Returns want, and the number of waiting commands.
 redis.register_function('beat', function(keys, args)
   local P, name = keys[1], args[1]
@@ -168,7 +169,7 @@ redis.register_function('beat', function(keys, args)
   if is_fit and not was_fit then
     put('since', now)
   end
-  if not told.link then
+  if not told.link or told.in_step == false then
     put('synced', '0')
   end
   if told.sip ~= nil then
