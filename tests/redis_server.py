@@ -24,21 +24,15 @@ class RedisServer:
         return f"unix://{self.socket}"
 
     def start(self) -> None:
-        self.process = subprocess.Popen(
-            [
-                "redis-server",
-                "--port",
-                "0",
-                "--unixsocket",
-                self.socket,
-                "--save",
-                "",
-                "--dir",
-                self.folder,
-                "--logfile",
-                self.folder / "log",
-            ],  # fmt: skip
-        )
+        where = [
+            "--unixsocket",
+            self.socket,
+            "--dir",
+            self.folder,
+            "--logfile",
+            self.folder / "log",
+        ]
+        self.process = subprocess.Popen(["redis-server", "--port", "0", "--save", "", *where])
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             with socket.socket(socket.AF_UNIX) as probe:

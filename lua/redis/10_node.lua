@@ -129,7 +129,8 @@ local function unfit(node, pol, now)
   end
 end
 
--- Promise 1 stands on this line: one more call fits under the limit, for this priority's share.
+-- Promise 1: one more call fits under the limit, for this priority's share. (refresh keeps full
+-- nodes out of the index besides.)
 local function has_room(node, share, now)
   if node.live + node.reserved + 1 > math.floor(node.calls_max * share) then
     return false

@@ -254,10 +254,16 @@ class Placement(RuleBasedStateMachine):
         after = self.view(name)
         assert (after.calls, after.state, after.want) == (before.calls, before.state, before.want)
 
+    def burst(self) -> None:
+        for _ in range(sum(LIMITS.values())):
+            self.serial += 1
+            self.ask(f"burst {self.serial}", "east")
+
     @rule(target=calls, restart=st.booleans())
     def data_is_lost(self, restart: bool) -> Any:
         """The drivers notice and start over; the calls that are up are in the picture again."""
         old = self.leases
+        self.burst()
         if restart:
             self.server.restart()
             self.run(self.fleet.client.connection_pool.disconnect())
@@ -268,6 +274,7 @@ class Placement(RuleBasedStateMachine):
             assert int(self.leases[name].epoch) > int(lease.epoch)
             with pytest.raises(StaleEpoch):
                 self.run(self.fleet.reconcile(lease, []))
+        self.burst()
         return multiple()
 
     def view(self, name: str) -> Any:
