@@ -136,27 +136,44 @@ exten => user,1,UserEvent(Hostile,Event: Hangup,ActionID: forged)
 """
 
 FILES = {
-    "asterisk.conf": ASTERISK, "modules.conf": MODULES, "manager.conf": MANAGER,
-    "pjsip.conf": PJSIP, "extensions.conf": EXTENSIONS,
+    "asterisk.conf": ASTERISK,
+    "modules.conf": MODULES,
+    "manager.conf": MANAGER,
+    "pjsip.conf": PJSIP,
+    "extensions.conf": EXTENSIONS,
     "logger.conf": "[logfiles]\nmessages => notice,warning,error\n",
     "rtp.conf": "[general]\nrtpstart={rtp}\nrtpend={rtp_end}\n",
-    "cdr.conf": "[general]\nenable=no\n", "cel.conf": "[general]\nenable=no\n",
-    "http.conf": "[general]\nenabled=no\n", "features.conf": "", "confbridge.conf": "",
-    "musiconhold.conf": "", "queues.conf": "", "ccss.conf": "", "acl.conf": "",
+    "cdr.conf": "[general]\nenable=no\n",
+    "cel.conf": "[general]\nenable=no\n",
+    "http.conf": "[general]\nenabled=no\n",
+    "features.conf": "",
+    "confbridge.conf": "",
+    "musiconhold.conf": "",
+    "queues.conf": "",
+    "ccss.conf": "",
+    "acl.conf": "",
 }
 
 
 class AsteriskNode:
-    def __init__(self, address: str, *, read: str, write: str, filters: str = "", peer: str = "") -> None:
+    def __init__(
+        self, address: str, *, read: str, write: str, filters: str = "", peer: str = ""
+    ) -> None:
         self.address = address
         self.secret = secrets.token_hex(12)
         self.dir = f"/tmp/pbxctl-{address}-{secrets.token_hex(3)}"
         self.process: subprocess.Popen[bytes] | None = None
         base = 20000 + int(address.rsplit(".", 1)[1]) % 50 * 400
         values = {
-            "dir": self.dir, "address": address, "secret": self.secret, "read": read,
-            "write": write, "filters": filters, "peer": peer or f"{address}:5090",
-            "rtp": base, "rtp_end": base + 399,
+            "dir": self.dir,
+            "address": address,
+            "secret": self.secret,
+            "read": read,
+            "write": write,
+            "filters": filters,
+            "peer": peer or f"{address}:5090",
+            "rtp": base,
+            "rtp_end": base + 399,
         }
         for folder in ("etc", "db", "spool", "run", "log"):
             (self.inside / folder).mkdir(parents=True)
@@ -172,7 +189,10 @@ class AsteriskNode:
     def start(self, deadline_s: float = 40.0) -> None:
         self.process = subprocess.Popen(
             ["chroot", str(ROOT), "asterisk", "-C", f"{self.dir}/etc/asterisk.conf", "-f"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL,
+        )
         until = time.monotonic() + deadline_s
         while time.monotonic() < until:
             if "fully booted" in self.cli("core waitfullybooted"):
@@ -182,8 +202,19 @@ class AsteriskNode:
 
     def cli(self, command: str) -> str:
         done = subprocess.run(
-            ["chroot", str(ROOT), "asterisk", "-C", f"{self.dir}/etc/asterisk.conf", "-rx", command],
-            capture_output=True, text=True, timeout=20)
+            [
+                "chroot",
+                str(ROOT),
+                "asterisk",
+                "-C",
+                f"{self.dir}/etc/asterisk.conf",
+                "-rx",
+                command,
+            ],
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
         return done.stdout
 
     def freeze(self) -> None:
