@@ -53,7 +53,8 @@ from controller.model import (
     OriginateRequest,
     Security,
 )
-from controller.pbx.ami import Link, Received
+from controller.pbx.ami import CONNECT_DEADLINE_S, Link
+from controller.pbx.ami_message import Received
 from controller.pbx.asterisk_calls import (
     PLACEMENT_VARIABLE,
     PLACEMENT_WAIT_S,
@@ -64,7 +65,6 @@ from controller.pbx.base import COMMAND_DEADLINE_S, VALUE_MAX_CHARS, Driver
 
 QUEUE_MAX = 50_000
 LOAD_INTERVAL_S = 1.0
-BOOT_DEADLINE_S = 3.0
 CALL_EVENTS = ("Newchannel", "Newstate", "Hangup", "BridgeEnter", "BridgeLeave", "VarSet")
 #: what `reload` accepts, and the module that serves it
 RELOADABLE = {
@@ -117,22 +117,29 @@ class AsteriskDriver(Driver):
             self._link.register_event(name, self._on_call_event)
         self._link.register_event("FullyBooted", self._on_booted)
         self._link.register_event("OriginateResponse", self._on_originate_response)
-        await self._link.connect(self._user, self._secret)
         try:
-            async with asyncio.timeout(BOOT_DEADLINE_S):
-                uptime_s = await self._booted
+            async with asyncio.timeout(CONNECT_DEADLINE_S):
+                await self._link.connect(self._user, self._secret)
+                facts = await self._meet()
         except TimeoutError as error:
             await self.close()
             raise DeadlineExceeded(
-                "the node did not say FullyBooted",
+                "logged in, but the node did not get ready",
                 hint="it is still starting, or its manager.conf stanza lacks read=system",
             ) from error
+        except PbxctlError:
+            await self.close()
+            raise
+        self._sampler = asyncio.create_task(self._sample())
+        return facts
+
+    async def _meet(self) -> NodeFacts:
+        uptime_s = await self._booted
         settings = (await self._link.ask("CoreSettings")).headers
         version = re.match(r"[\d.]+", settings.get("AsteriskVersion", ""))
         limit = settings.get("CoreMaxCalls", "")
         self._calls_max = int(limit) or None if limit.isdecimal() and len(limit) < 9 else None
         await self.truth()  # the calls that are up already, as CallStarted
-        self._sampler = asyncio.create_task(self._sample())
         return NodeFacts(
             Kind.ASTERISK, version[0] if version else "", uptime_s, calls_max=self._calls_max
         )

@@ -18,16 +18,6 @@ AMI_PORT = 5038
 SIP_PORT = 5060
 
 ASTERISK = """
-[directories](!)
-astetcdir => {dir}/etc
-astmoddir => /usr/lib/x86_64-linux-gnu/asterisk/modules
-astvarlibdir => /var/lib/asterisk
-astdbdir => {dir}/db
-astkeydir => {dir}/db
-astdatadir => /usr/share/asterisk
-astspooldir => {dir}/spool
-astrundir => {dir}/run
-astlogdir => {dir}/log
 [directories]
 astetcdir => {dir}/etc
 astmoddir => /usr/lib/x86_64-linux-gnu/asterisk/modules
@@ -79,9 +69,15 @@ authlimit = 20
 secret = {secret}
 deny = 0.0.0.0/0.0.0.0
 permit = 127.0.0.0/255.0.0.0
-read = {read}
-write = {write}
-{filters}
+read = system,call,dialplan
+write = system,call,reporting,originate
+eventfilter(action(include),name(Newchannel)) =
+eventfilter(action(include),name(Newstate)) =
+eventfilter(action(include),name(Hangup)) =
+eventfilter(action(include),name(BridgeEnter)) =
+eventfilter(action(include),name(BridgeLeave)) =
+eventfilter(action(include),name(OriginateResponse)) =
+eventfilter(action(include),name(VarSet),header(Variable),method(exact)) = PBXCTL_PLACEMENT
 """
 
 PJSIP = """
@@ -156,9 +152,7 @@ FILES = {
 
 
 class AsteriskNode:
-    def __init__(
-        self, address: str, *, read: str, write: str, filters: str = "", peer: str = ""
-    ) -> None:
+    def __init__(self, address: str) -> None:
         self.address = address
         self.secret = secrets.token_hex(12)
         self.dir = f"/tmp/pbxctl-{address}-{secrets.token_hex(3)}"
@@ -168,10 +162,7 @@ class AsteriskNode:
             "dir": self.dir,
             "address": address,
             "secret": self.secret,
-            "read": read,
-            "write": write,
-            "filters": filters,
-            "peer": peer or f"{address}:5090",
+            "peer": f"{address}:5090",
             "rtp": base,
             "rtp_end": base + 399,
         }
