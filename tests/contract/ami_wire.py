@@ -115,13 +115,14 @@ def read(path: Path) -> tuple[bytes, list[Section]]:
 
 
 class Replay:
-    """A server that plays a recording. `refuse`: it answers no login with Success."""
+    """A server that plays a recording, to one or more links."""
 
     def __init__(self, path: Path) -> None:
         self._greeting, self.sections = read(path)
         self._current = 0
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._renamed: dict[bytes, bytes] = {}
         self.refuse_login = False
         self.frozen = False
@@ -139,6 +140,8 @@ class Replay:
         if self._server is not None:
             self._server.close()
             self._server = None
+        await asyncio.gather(*self._tasks)
+        self._tasks.clear()
 
     def drop(self) -> None:
         """Every link closes."""
@@ -156,23 +159,27 @@ class Replay:
                 return
         raise KeyError(name)
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, to: asyncio.StreamWriter | None = None) -> None:
+        """To one link, or to all."""
         if self.frozen:
             return
         for old, new in self._renamed.items():
             data = data.replace(old, new)
-        for writer in self._writers:
+        for writer in [to] if to is not None else self._writers:
             writer.write(data)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
         self._writers.add(writer)
         writer.write(self._greeting)
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 raw = await reader.readuntil(END)
-                self._answer(parse(raw.removesuffix(END)))
+                self._answer(parse(raw.removesuffix(END)), writer)
 
-    def _answer(self, action: Received) -> None:
+    def _answer(self, action: Received, writer: asyncio.StreamWriter) -> None:
         self.actions.append(action)
         if self.intercept is not None and self.intercept(action, self):
             return
@@ -180,17 +187,18 @@ class Replay:
         known = self._find(action)
         if known is None or (name == "Login" and self.refuse_login):
             why = b"Authentication failed" if name == "Login" else b"Invalid/unknown command"
-            self.send(b"Response: Error\r\nActionID: %s\r\nMessage: %s\r\n\r\n" % (action_id, why))
+            refusal = b"Response: Error\r\nActionID: %s\r\nMessage: %s" % (action_id, why)
+            self.send(refusal + END, writer)
             return
         if "ChannelId" in action.headers:
             old = known.request.headers["ChannelId"].encode()
             self._renamed[old] = action.headers["ChannelId"].encode()
         self._renamed[known.request.headers["ActionID"].encode()] = action_id
         for answer in known.answers:
-            self.send(answer + END)
+            self.send(answer + END, writer)
         if name == "Login":
-            self._current = 0
-            self.play("connect")
+            for event in self.sections[0].events:
+                self.send(event + END, writer)
         elif name in ("Originate", "Hangup"):
             channel = f" {action.headers['Channel']}" if name == "Originate" else ""
             with contextlib.suppress(KeyError):  # the events that follow it, where recorded
