@@ -10,6 +10,7 @@ after. A caller's `%0A` can so never begin a header, and U+2028 ends no line.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from urllib.parse import unquote
 
 import msgspec
@@ -87,11 +88,13 @@ class FrameReader:
         """True when the stream must not end here."""
         return bool(self._buffer) or self._head is not None
 
-    def feed(self, data: bytes) -> list[Frame]:
-        """The frames that `data` completes. ProtocolViolation: the stream cannot be followed."""
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """Yields the frames that `data` completes; run it to its end.
+
+        Raises ProtocolViolation, after the good frames, when the stream cannot be followed.
+        """
         buffer = self._buffer
         buffer += data
-        frames: list[Frame] = []
         at, end = 0, len(buffer)
         while True:
             if self._head is None:
@@ -109,10 +112,9 @@ class FrameReader:
                 break
             body = bytes(buffer[at : at + self._body_len])
             at += self._body_len
-            frames.append(Frame(self._head.get("content-type", ""), self._head, body))
+            yield Frame(self._head.get("content-type", ""), self._head, body)
             self._head = None
         del buffer[:at]
-        return frames
 
     def _parse_head(self, block: bytes) -> dict[str, str]:
         head: dict[str, str] = {}
