@@ -53,6 +53,13 @@ class CallStarted(msgspec.Struct, frozen=True, tag=True):
     callee: str = ""
 
 
+class CallPlaced(msgspec.Struct, frozen=True, tag=True):
+    """The placement of a call whose CallStarted had to go without: its dialplan set it late."""
+
+    pbx_id: str
+    placement: str
+
+
 class CallAnswered(msgspec.Struct, frozen=True, tag=True):
     pbx_id: str
 
@@ -88,7 +95,7 @@ class EventsLost(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
-NodeEvent = CallStarted | CallAnswered | CallEnded | LoadSample | EventsLost
+NodeEvent = CallStarted | CallPlaced | CallAnswered | CallEnded | LoadSample | EventsLost
 
 
 class CallTruth(msgspec.Struct, frozen=True):
