@@ -20,7 +20,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import gevent
 import gevent.lock
@@ -57,6 +57,13 @@ class EslReply:
         else:
             self.data = frame.head.get("reply-text", "")
         self.headers = frame.head
+
+
+class Job(NamedTuple):
+    """A background job: `result` becomes its whole output, or the error that ended the link."""
+
+    job_id: str
+    result: AsyncResult
 
 
 class EslLink(InboundESL):  # type: ignore[misc]
@@ -230,17 +237,16 @@ class EslLink(InboundESL):  # type: ignore[misc]
             raise CommandRefused(f"{command.split(' ')[0]}: {output.strip()[:120]}")
         return output
 
-    def bgapi(self, command: str, deadline_s: float | None = None) -> AsyncResult:
-        """Starts a job; the result is an AsyncResult of its whole output (needs BACKGROUND_JOB).
+    def bgapi(self, command: str, deadline_s: float | None = None) -> Job:
+        """Starts a job; its result comes by BACKGROUND_JOB, so subscribe to that before.
 
         The job's id is ours and known before the job starts, so no result can come too early.
         Give the result back with `forget` when nobody waits for it any more.
         """
-        job_id = str(uuid.uuid4())
-        job = self._jobs[job_id] = AsyncResult()
-        job.job_id = job_id
+        job = Job(str(uuid.uuid4()), AsyncResult())
+        self._jobs[job.job_id] = job.result
         try:
-            line = f"bgapi {_clean(command)}\nJob-UUID: {job_id}"
+            line = f"bgapi {_clean(command)}\nJob-UUID: {job.job_id}"
             reply = self._exchange(line, deadline_s or COMMAND_DEADLINE_S)
             if not reply.data.startswith("+OK"):
                 raise CommandRefused(f"bgapi: {reply.data[:120]}")
@@ -249,7 +255,7 @@ class EslLink(InboundESL):  # type: ignore[misc]
             raise
         return job
 
-    def forget(self, job: AsyncResult) -> None:
+    def forget(self, job: Job) -> None:
         self._jobs.pop(job.job_id, None)
 
     def pipeline(self, commands: Sequence[str], deadline_s: float | None = None) -> list[str]:

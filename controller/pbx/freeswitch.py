@@ -35,7 +35,7 @@ from controller.model import (
 )
 from controller.pbx import freeswitch_text as text
 from controller.pbx.base import COMMAND_DEADLINE_S, PING_INTERVAL_S, Driver
-from controller.pbx.esl import EslLink
+from controller.pbx.esl import EslLink, Job
 from controller.pbx.esl_frames import EslEvent
 from controller.pbx.freeswitch_calls import EVENTS, Calls, ListedLeg
 from controller.pbx.hub import EventQueue, GreenHub
@@ -210,10 +210,10 @@ class FreeSwitchDriver(Driver):
     def _green_originate(self, command: str, leg: str) -> str:
         """Accepted means: the channel exists, or the job has ended well."""
         done = self._awaited[leg] = AsyncResult()
-        job: AsyncResult | None = None
+        job: Job | None = None
         try:
             job = self._link.bgapi(command)
-            waited = gevent.wait([done, job], timeout=COMMAND_DEADLINE_S, count=1)
+            waited = gevent.wait([done, job.result], timeout=COMMAND_DEADLINE_S, count=1)
             if not waited:
                 raise DeadlineExceeded(f"originate: no channel within {COMMAND_DEADLINE_S:g} s")
             result = waited[0].get()
