@@ -183,7 +183,7 @@ def decode_event(frame: Frame) -> EslEvent | None:
 def _decode_json(raw: bytes) -> EslEvent | None:
     try:
         values = _JSON.decode(raw)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         # cJSON copies bytes above 0x7F as they are: a caller's Latin-1 name is not UTF-8.
         try:
             values = _JSON.decode(raw.decode("utf-8", "replace"))

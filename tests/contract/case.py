@@ -1,0 +1,127 @@
+"""What a driver must bring to be put through the contract suite (test_contract.py).
+
+A Case is one PBX, real or replayed from recorded wire bytes, seen from the far side: the trunk
+that sends calls and the hand that breaks things. The suite talks to the PBX by `driver()` alone
+and compares what the driver says with what the case did. To add a PBX: subclass Case and append
+the class to CASES in its `*_cases.py`; a verb that the case cannot do stays out of `can`, and the
+suite then skips the tests that need it and says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+from controller.model import CallEnded, CallStarted, NodeEvent
+from controller.pbx.base import Driver
+
+PLACEMENT = "pl-contract-1"  # what every call of a case carries as X-Pbxctl-Placement
+CALLER = "4930111"
+DEADLINE_S = 10.0
+
+
+class Case(ABC):
+    """The PBX's side of the story. One case object serves one test: start, verbs, stop."""
+
+    name: ClassVar[str]
+    #: verbs beyond start/stop/driver/cut: "call" (ring, answer, end), "two_legs", "freeze",
+    #: "inject", "originate", "hangup", "drain", "secure", "wrong_password"
+    can: ClassVar[frozenset[str]]
+
+    @abstractmethod
+    async def start(self) -> None:
+        """The PBX runs and holds no call. May raise pytest.skip with the reason."""
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """Nothing is left running. Repeatable."""
+
+    @abstractmethod
+    def driver(self, *, secret: str | None = None) -> Driver:
+        """A new, unconnected driver for this PBX; `secret` replaces the right password."""
+
+    @abstractmethod
+    async def cut(self) -> None:
+        """Every control link of this PBX closes, as when its process dies."""
+
+    async def ring(self) -> None:
+        """One call comes in from CALLER with PLACEMENT and rings. Returns when it was sent."""
+        raise NotImplementedError
+
+    async def answer(self) -> None:
+        """The ringing call is answered."""
+        raise NotImplementedError
+
+    async def end(self) -> None:
+        """The call is hung up, by whichever side."""
+        raise NotImplementedError
+
+    async def two_legs(self) -> None:
+        """One call comes in, with PLACEMENT, that the PBX dials on to a second leg and answers."""
+        raise NotImplementedError
+
+    async def freeze(self) -> None:
+        """The PBX answers nothing more, its sockets stay open."""
+        raise NotImplementedError
+
+    async def inject(self, hostile: str) -> None:
+        """Sends the driver one of the malicious cases named in HOSTILE, on the open link."""
+        raise NotImplementedError
+
+    #: malicious cases that `inject` knows, that must cost nothing: name -> what it is
+    hostile: ClassVar[Sequence[str]] = ()
+    #: malicious cases that must end the link with ProtocolViolation or LinkLost, at once
+    fatal: ClassVar[Sequence[str]] = ()
+    #: an endpoint and context/exten that `originate` can reach, one that does not exist
+    endpoint: ClassVar[str] = ""
+    context: ClassVar[str] = ""
+    exten: ClassVar[str] = ""
+
+
+class Watcher:
+    """Collects what `driver.watch()` yields, in order, and the error that ended it."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.events: list[NodeEvent] = []
+        self.ended: BaseException | None = None
+        self._driver = driver
+        self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        try:
+            async for batch in self._driver.watch():
+                self.events.extend(batch)
+        except Exception as error:  # whatever ended it is what the test wants to see
+            self.ended = error
+
+    @property
+    def calls(self) -> list[NodeEvent]:
+        """The events of calls, without load samples."""
+        return [e for e in self.events if hasattr(e, "pbx_id")]
+
+    def started(self) -> list[CallStarted]:
+        return [e for e in self.events if isinstance(e, CallStarted)]
+
+    def ended_calls(self) -> list[CallEnded]:
+        return [e for e in self.events if isinstance(e, CallEnded)]
+
+    async def until(self, what: Callable[[], object], deadline_s: float = DEADLINE_S) -> None:
+        await until(what, deadline_s, lambda: f"events: {self.events!r}, ended: {self.ended!r}")
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+async def until(
+    what: Callable[[], object], deadline_s: float = DEADLINE_S, tell: Callable[[], str] = str
+) -> None:
+    """Polls `what` until it is true; fails with `tell()` when the deadline passes."""
+    end = time.monotonic() + deadline_s
+    while not what():
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {deadline_s} s; {tell()}")
+        await asyncio.sleep(0.01)
