@@ -1,0 +1,262 @@
+"""The FreeSWITCH driver: the contract of base.py on one event-socket link.
+
+asyncio calls it; what it does on the link (the methods named `_green_…`) runs in the hub's thread,
+where the link and the picture of the calls live. hub.py is the border between the two.
+
+FreeSWITCH's own habits that shape it
+    one thread   a link's commands run one after the other in FreeSWITCH: a long list delays pings.
+                 `show channels` takes about 10 µs a leg there, far below any silence limit.
+    late list    that list is SQLite behind a queue, some ms to seconds late, and its call_uuid
+                 column is empty for an unbridged inbound leg. So it only names candidates; each
+                 leg that list and map do not agree on is asked for itself, in memory.
+    drain        `fsctl pause inbound` answers new INVITEs with 503 and Retry-After: 300 and is
+                 forgotten at FreeSWITCH's restart: drain again after a reconnect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+
+import gevent
+from gevent.event import AsyncResult
+
+from controller.errors import CommandRefused, DeadlineExceeded, LinkLost, PbxctlError
+from controller.model import (
+    CallTruth,
+    EventsLost,
+    NodeEvent,
+    NodeFacts,
+    OriginateRequest,
+    Security,
+)
+from controller.pbx import freeswitch_text as text
+from controller.pbx.base import COMMAND_DEADLINE_S, PING_INTERVAL_S, Driver
+from controller.pbx.esl import EslLink, Job
+from controller.pbx.esl_frames import EslEvent
+from controller.pbx.freeswitch_calls import EVENTS, Calls, ListedLeg
+from controller.pbx.hub import EventQueue, GreenHub
+
+# How long a leg that claims a placement waits for the dialplan's word before we ask for it.
+PLACEMENT_WAIT_S = 0.1
+_SUITE_MAX_CHARS = 64  # the longest name of an SRTP suite has 35
+_NO_CHANNEL = "-ERR No such channel"
+
+
+class FreeSwitchDriver(Driver):
+    """One link to one FreeSWITCH. hub: started, shared by all drivers of the process.
+
+    queue_cap: events kept for a slow reader of `watch`.
+    """
+
+    def __init__(
+        self, hub: GreenHub, host: str, port: int, password: str, *, queue_cap: int = 50_000
+    ) -> None:
+        self._hub = hub
+        self._calls = Calls()
+        self._queue_cap = queue_cap
+        self._queue: EventQueue | None = None
+        self._awaited: dict[str, AsyncResult] = {}
+        self._pinger: gevent.Greenlet | None = None
+        self._link = EslLink(
+            host,
+            port,
+            password,
+            on_events=self._green_events,
+            on_lost=self._green_lost,
+            on_dropped=self._green_dropped,
+        )
+
+    @property
+    def bad_events(self) -> int:  # type: ignore[override]
+        return self._link.bad_events
+
+    async def connect(self) -> NodeFacts:
+        self._queue = EventQueue(asyncio.get_running_loop(), self._queue_cap)
+        return await self._hub.run(self._green_connect)
+
+    async def watch(self) -> AsyncIterator[Sequence[NodeEvent]]:
+        if self._queue is None:
+            raise LinkLost("not connected")
+        while True:
+            yield await self._queue.take()
+
+    def silence_s(self) -> float:
+        return time.monotonic() - self._link.last_heard
+
+    async def truth(self) -> Sequence[CallTruth]:
+        return await self._hub.run(self._green_truth)
+
+    async def originate(self, request: OriginateRequest) -> str:
+        leg = str(uuid.uuid4())
+        command = text.originate(request, leg)
+        return await self._hub.run(self._green_originate, command, leg)
+
+    async def hangup(self, pbx_id: str, cause: int = 16) -> bool:
+        return await self._hub.run(self._green_hangup, text.checked_id(pbx_id), int(cause))
+
+    async def drain(self) -> None:
+        await self._hub.run(self._green_pause, "pause", "true")
+
+    async def resume(self) -> None:
+        await self._hub.run(self._green_pause, "resume", "false")
+
+    async def secure(self, pbx_id: str) -> Sequence[Security]:
+        return await self._hub.run(self._green_secure, text.checked_id(pbx_id))
+
+    async def reload(self, module: str) -> None:
+        for command in text.reload(module):
+            output = await self._hub.run(self._link.order, command)
+            if "Invalid Profile" in output:  # sofia says +OK or this, never -ERR
+                raise CommandRefused(output.strip()[:120])
+
+    async def close(self) -> None:
+        with suppress(PbxctlError):  # a stopped hub has no link left
+            await self._hub.run(self._link.stop)
+
+    def _green_connect(self) -> NodeFacts:
+        with gevent.Timeout(COMMAND_DEADLINE_S, False):
+            try:
+                self._link.connect()
+                self._link.send("log 2")  # CRIT: the one place where lost events are told
+                self._link.send(f"event json {EVENTS}")
+                facts = text.facts(self._link.api("status"))
+            except PbxctlError:
+                self._link.stop()
+                raise
+            self._pinger = gevent.spawn(self._green_ping)
+            return facts
+        self._link.stop()
+        raise DeadlineExceeded(f"no login within {COMMAND_DEADLINE_S:g} s")
+
+    def _green_ping(self) -> None:
+        """Makes FreeSWITCH talk: with a reply each 0.4 s, silence means trouble."""
+        while self._link.connected:
+            with suppress(PbxctlError):  # a late answer shows in silence_s; a dead link ends this
+                self._link.api("uptime s", PING_INTERVAL_S)
+            gevent.sleep(PING_INTERVAL_S)
+
+    def _green_events(self, events: Sequence[EslEvent]) -> None:
+        out: list[NodeEvent] = []
+        for event in events:
+            name = event.get("Event-Name")
+            if name == "HEARTBEAT":
+                out.append(self._calls.load(event, time.monotonic()))
+                continue
+            out += self._calls.take(event)
+            if name == "CHANNEL_CREATE":
+                leg = event.get("Unique-ID")
+                if leg in self._awaited:
+                    self._awaited[leg].set(None)
+                if self._calls.waits(leg):
+                    gevent.spawn_later(PLACEMENT_WAIT_S, self._green_placed, leg)
+        self._emit(out)
+
+    def _green_placed(self, leg: str) -> None:
+        if not self._calls.waits(leg):
+            return
+        answer = ""
+        with suppress(PbxctlError):  # unanswered is unbelieved
+            answer = _value(self._link.api(f"uuid_getvar {leg} pbxctl_placement"))
+        self._emit(self._calls.placed(leg, answer))
+
+    def _green_lost(self, error: Exception) -> None:
+        for awaited in self._awaited.values():
+            awaited.set_exception(LinkLost(str(error)))
+        if self._pinger is not None:
+            self._pinger.kill(block=False)
+        if self._queue is not None:
+            self._queue.end(error if isinstance(error, LinkLost) else LinkLost(str(error)))
+
+    def _green_dropped(self, count: int) -> None:
+        self._emit([EventsLost(count, "FreeSWITCH dropped events of a full queue")])
+
+    def _emit(self, events: Sequence[NodeEvent]) -> None:
+        if events and self._queue is not None:
+            self._queue.put(events)
+
+    def _green_truth(self) -> Sequence[CallTruth]:
+        rows = text.channel_rows(self._link.api("show channels as json"))
+        listed = {row.uuid for row in rows}
+        known = set(self._calls.legs())
+        unknown = [r for r in rows if r.uuid not in known and not self._calls.gone(r.uuid)]
+        unknown = [r for r in unknown if _is_id(r.uuid)]
+        missing = [leg for leg in known - listed if _is_id(leg)]
+        asked = [f"uuid_exists {leg}" for leg in missing]
+        for row in unknown:
+            asked.append(f"uuid_getvar {row.uuid} call_uuid")
+            asked.append(f"uuid_getvar {row.uuid} pbxctl_placement")
+        answers = self._link.pipeline(asked)
+        lost = [leg for leg, alive in zip(missing, answers, strict=False) if alive == "false"]
+        told = answers[len(missing) :]
+        found = [
+            ListedLeg(
+                leg=row.uuid,
+                call_uuid=_value(call_uuid),
+                placement=_value(placement),
+                caller=row.cid_num,
+                callee=row.dest,
+                answered=row.callstate in ("ACTIVE", "HELD", "UNHELD"),
+            )
+            for row, call_uuid, placement in zip(unknown, told[::2], told[1::2], strict=True)
+            if not call_uuid.startswith(_NO_CHANNEL)
+        ]
+        self._emit(self._calls.correct(found, lost))
+        return self._calls.truth()
+
+    def _green_originate(self, command: str, leg: str) -> str:
+        """Accepted means: the channel exists, or the job has ended well."""
+        done = self._awaited[leg] = AsyncResult()
+        job: Job | None = None
+        try:
+            job = self._link.bgapi(command)
+            waited = gevent.wait([done, job.result], timeout=COMMAND_DEADLINE_S, count=1)
+            if not waited:
+                raise DeadlineExceeded(f"originate: no channel within {COMMAND_DEADLINE_S:g} s")
+            result = waited[0].get()
+            if result is not None and not result.startswith("+OK"):
+                raise CommandRefused(f"originate: {result.strip()[:120]}")
+        finally:
+            del self._awaited[leg]
+            if job is not None:
+                self._link.forget(job)
+        return leg
+
+    def _green_hangup(self, pbx_id: str, cause: int) -> bool:
+        legs = self._calls.legs_of(pbx_id) or [pbx_id]
+        answers = self._link.pipeline([f"uuid_kill {leg} {cause}" for leg in legs])
+        return any(answer.startswith("+OK") for answer in answers)
+
+    def _green_pause(self, verb: str, wanted: str) -> None:
+        self._link.order(f"fsctl {verb} inbound")
+        if self._link.api("fsctl pause_check inbound").strip() != wanted:
+            raise CommandRefused(f"fsctl {verb} inbound had no effect")
+
+    def _green_secure(self, pbx_id: str) -> Sequence[Security]:
+        """Legs with SIP media; a loopback leg has none on any wire and is left out."""
+        out = []
+        for leg in self._calls.legs_of(pbx_id) or [pbx_id]:
+            names = ("channel_name", "rtp_has_crypto", "sip_via_protocol")
+            answers = self._link.pipeline([f"uuid_getvar {leg} {name}" for name in names])
+            channel, suite, transport = (_value(answer) for answer in answers)
+            if channel.startswith("sofia/"):
+                tls = transport == "tls" if transport else None
+                out.append(Security(leg, bool(suite), suite[:_SUITE_MAX_CHARS], tls))
+        return out
+
+
+def _value(answer: str) -> str:
+    """The value of a uuid_getvar, "" for one that is not set or whose channel is gone."""
+    value = answer.strip("\n")
+    return "" if value == "_undef_" or value.startswith("-ERR") else value
+
+
+def _is_id(leg: str) -> bool:
+    try:
+        text.checked_id(leg)
+    except PbxctlError:
+        return False
+    return True
