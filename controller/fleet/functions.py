@@ -27,6 +27,7 @@ from controller.fleet.state import Beat, CallRecord, Command, Lease, NodeView
 from controller.model import (
     CallAnswered,
     CallEnded,
+    CallPlaced,
     CallStarted,
     CallTruth,
     NodeEvent,
@@ -69,6 +70,8 @@ def _packed_event(event: NodeEvent) -> dict[str, Any] | None:
     match event:
         case CallStarted():
             return {"k": "started"} | _packed_call(event)
+        case CallPlaced():
+            return {"k": "placed", "id": event.pbx_id, "placement": event.placement}
         case CallAnswered():
             return {"k": "answered", "id": event.pbx_id}
         case CallEnded():

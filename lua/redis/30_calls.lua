@@ -87,9 +87,9 @@ local function ended(P, name, now, c)
   return true
 end
 
-local KINDS = { started = started, answered = answered, ended = ended }
+local KINDS = { started = started, placed = started, answered = answered, ended = ended }
 
--- events: KEYS P; ARGV node epoch msgpack: list of {k = started|answered|ended, id, placement,
+-- events: KEYS P; ARGV node epoch msgpack: list of {k = started|placed|answered|ended, id, placement,
 -- from, to, cause}, in the order in which they happened. Repeatable. Returns the count applied.
 redis.register_function('events', function(keys, args)
   local P, name = keys[1], args[1]
