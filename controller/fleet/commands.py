@@ -1,0 +1,80 @@
+"""Commands to a node's driver, as they stand in P:command:ID: JSON with a `type` field.
+
+The gate writes them (Fleet.command) and waits for the result (Fleet.result); the worker that
+holds the node's lease takes, runs and answers each once. A command that is not repeatable and
+was lost with its worker ends with the state "unknown": lua/redis/40_leases.lua writes that
+result itself, as `{"state":"unknown"}`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from controller.model import OriginateRequest
+
+
+class Drain(msgspec.Struct, frozen=True, tag="drain"):
+    """The PBX itself refuses new calls. Repeatable."""
+
+
+class Resume(msgspec.Struct, frozen=True, tag="resume"):
+    """Takes Drain back. Repeatable."""
+
+
+class Hangup(msgspec.Struct, frozen=True, tag="hangup"):
+    """Ends every leg of a call; cause is a Q.850 number. Repeatable: a second one finds nothing."""
+
+    pbx_id: str
+    cause: int = 16
+
+
+class Originate(msgspec.Struct, frozen=True, tag="originate"):
+    """Starts an outbound call. Not repeatable: it might ring somebody twice."""
+
+    request: OriginateRequest
+
+
+class Reload(msgspec.Struct, frozen=True, tag="reload"):
+    """Reloads one part of the PBX's configuration. Repeatable."""
+
+    module: str
+
+
+class Truth(msgspec.Struct, frozen=True, tag="truth"):
+    """Compares the fleet's picture with the node's own list now. Repeatable."""
+
+
+NodeCommand = Drain | Resume | Hangup | Originate | Reload | Truth
+
+
+class CommandResult(msgspec.Struct, frozen=True):
+    """How a command ended. unknown: it may have run. message: for people; pbx_id: Originate's."""
+
+    state: Literal["done", "failed", "unknown"]
+    message: str = ""
+    pbx_id: str = ""
+
+
+_command = msgspec.json.Decoder(NodeCommand)
+_result = msgspec.json.Decoder(CommandResult)
+
+
+def repeatable(command: NodeCommand) -> bool:
+    """Whether the command may run again when its worker was lost with it."""
+    return not isinstance(command, Originate)
+
+
+def encode(value: NodeCommand | CommandResult) -> bytes:
+    return msgspec.json.encode(value)
+
+
+def decode_command(body: bytes) -> NodeCommand:
+    """Raises msgspec.ValidationError for what is no command."""
+    return _command.decode(body)
+
+
+def decode_result(body: bytes) -> CommandResult:
+    """Raises msgspec.ValidationError for what is no result."""
+    return _result.decode(body)
