@@ -57,7 +57,7 @@ class CommandResult(msgspec.Struct, frozen=True):
     pbx_id: str = ""
 
 
-_command = msgspec.json.Decoder(NodeCommand)
+_command: msgspec.json.Decoder[NodeCommand] = msgspec.json.Decoder(NodeCommand)
 _result = msgspec.json.Decoder(CommandResult)
 
 

@@ -139,8 +139,9 @@ class Fleet:
             raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
         return str(info["run_id"])
 
-    async def set_policy(self, policy: dict[str, Any]) -> None:
-        await self._call("policy", _pack(policy))
+    async def set_policy(self, policy: dict[str, Any], *, replace: bool = True) -> None:
+        """Sets what placement goes by; with replace=False only where there is none yet."""
+        await self._call("policy", _pack(policy), int(replace))
 
     async def route(
         self,

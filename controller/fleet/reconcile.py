@@ -50,7 +50,7 @@ class LiveSet:
                 self._ended[event.pbx_id] = now_s
 
     def mend(self, listed: Iterable[CallTruth], asked_s: float) -> int:
-        """Takes over the node's list, asked for at `asked_s`; returns by how many calls we erred."""
+        """Takes over the node's list, asked for at `asked_s`; by how many calls we erred."""
         since = asked_s - GRACE_S
         self._started = {i: t for i, t in self._started.items() if t >= since}
         self._ended = {i: t for i, t in self._ended.items() if t >= since}

@@ -36,6 +36,7 @@ class NodeView(msgspec.Struct, frozen=True):
     jitter_ms: float
     driver: str
     drift: int
+    problem: str = ""
 
 
 class CallRecord(msgspec.Struct, frozen=True, rename={
@@ -69,6 +70,7 @@ class Beat(msgspec.Struct, frozen=True, omit_defaults=True):
     """A node's health as its driver knows it. silence_ms: age of its last sign of life.
 
     in_step: False once events were lost; only a comparison with the truth mends that.
+    problem: why there is no link, for the operator; "" when there is none.
     """
 
     link: bool
@@ -82,6 +84,7 @@ class Beat(msgspec.Struct, frozen=True, omit_defaults=True):
     jitter: float | None = None
     version: str | None = None
     in_step: bool | None = None
+    problem: str | None = None
 
 
 class Command(msgspec.Struct, frozen=True):

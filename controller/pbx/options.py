@@ -66,7 +66,7 @@ class OptionsProbe(asyncio.DatagramProtocol):
         if key is not None:
             self._answered[key] = time.monotonic()
 
-    def error_received(self, error: OSError) -> None:
+    def error_received(self, exc: Exception) -> None:
         """A port that is closed answers by ICMP; silence says the same, so nothing to do."""
 
     def _request(self, key: str, host: str, port: int) -> bytes:

@@ -208,7 +208,8 @@ redis.register_function {
         node.reserved = redis.call('ZCOUNT', P .. ':resv:' .. name, now, '+inf')
         local state, reason = state_of(node, pol, now)
         local extra = redis.call(
-          'HMGET', P .. ':node:' .. name, 'kind', 'version', 'loss', 'jitter', 'owner', 'drift')
+          'HMGET', P .. ':node:' .. name, 'kind', 'version', 'loss', 'jitter', 'owner', 'drift',
+          'problem')
         list[#list + 1] = {
           name = name, region = node.region, address = node.address, kind = extra[1] or '',
           version = extra[2] or '', state = state, reason = reason, want = node.want,
@@ -218,7 +219,7 @@ redis.register_function {
           arrivals_per_s = decayed_rate(node, now), cpu = node.cpu or -1,
           weight = node.weight, silent_ms = now - (node.seen or 0),
           loss = tonumber(extra[3] or -1), jitter_ms = tonumber(extra[4] or -1),
-          driver = extra[5] or '', drift = tonumber(extra[6] or 0),
+          driver = extra[5] or '', drift = tonumber(extra[6] or 0), problem = extra[7] or '',
         }
       end
     end

@@ -157,9 +157,15 @@ redis.register_function('want', function(keys, args)
   return before
 end)
 
--- policy: KEYS P; ARGV msgpack. Sets what placement goes by (fleet/functions.py makes it).
+-- policy: KEYS P; ARGV msgpack, "0"/"1". What placement goes by (routing/policy.py makes it); with
+-- "0" only where there is none yet: drivers fill a gap, the leader decides.
 redis.register_function('policy', function(keys, args)
-  redis.call('SET', keys[1] .. ':policy', args[1])
+  local key = keys[1] .. ':policy'
+  if args[2] == '1' then
+    redis.call('SET', key, args[1])
+  else
+    redis.call('SETNX', key, args[1])
+  end
   return redis.status_reply('OK')
 end)
 

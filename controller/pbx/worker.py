@@ -1,0 +1,382 @@
+"""One node under one driver process: keeps the link, turns events into the fleet's picture.
+
+Invariants
+    order     Redis hears of this node in the order in which the driver told it: everything that
+              writes calls does so under `_writing`.
+    in step   whenever a word to Redis may be lost, or events were, the node is out of step: no
+              new call until the whole list of its calls was compared (promise 3).
+    fencing   every write carries the lease. A stale one stops all writing until `renew` brings
+              the next lease; the link to the PBX, and the calls on it, go on meanwhile.
+    commands  are run once, one after the other; a repeat is Redis's decision, never ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from controller.config import NodeConfig, read_secret, split_address
+from controller.errors import (
+    CommandRefused,
+    DeadlineExceeded,
+    FleetUnreachable,
+    LinkLost,
+    LoginRefused,
+    PbxctlError,
+    StaleEpoch,
+)
+from controller.fleet import commands
+from controller.fleet.commands import CommandResult
+from controller.fleet.functions import Fleet
+from controller.fleet.reconcile import LiveSet
+from controller.fleet.state import Beat, Lease
+from controller.model import CallTruth, EventsLost, LoadSample, NodeEvent, NodeFacts
+from controller.pbx.base import Driver
+from controller.pbx.options import OptionsProbe
+from controller.pbx.worker_metrics import (
+    BAD_EVENTS,
+    DRIFT,
+    EVENTS,
+    EVENTS_LOST,
+    LINK_UP,
+    LINKS_LOST,
+    LOGIN_REFUSED,
+    WORDS_LOST,
+)
+
+BEAT_S = 0.4
+COMPARE_S = 5.0
+# A frozen PBX keeps its sockets open: placement has stopped long before, this frees the link.
+GIVE_UP_S = 15.0
+SIP_SILENT_S = 1.6
+BACKOFF_FIRST_S = 0.2
+BACKOFF_MAX_S = 5.0
+SECRET_POLL_S = 2.0
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Runs until cancelled. `new_driver` makes an unconnected Driver from the node's secret."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        lease: Lease,
+        config: NodeConfig,
+        secret_file: Path,
+        probe: OptionsProbe,
+        owner: str,
+        new_driver: Callable[[NodeConfig, str], Driver],
+    ) -> None:
+        self.fleet = fleet
+        self.lease: Lease | None = lease
+        self.name = lease.node
+        self.config = config
+        self._secret_file = secret_file
+        self._probe = probe
+        self._owner = owner
+        self._new_driver = new_driver
+        self._live = LiveSet()
+        self._driver: Driver | None = None
+        self._facts: NodeFacts | None = None
+        self._load = LoadSample()
+        self._want = "standby" if config.standby else "active"
+        self._registered = False
+        self._in_step = False
+        self._writing = asyncio.Lock()
+        self._compare_now = asyncio.Event()
+        self._commands_wait = asyncio.Event()
+        self._problem = ""
+
+    def renew(self, lease: Lease) -> None:
+        """The lease as last seen; another epoch means that Redis or its data was replaced."""
+        if self.lease is None or self.lease.epoch != lease.epoch:
+            self.lease = lease
+            self._registered = False
+            self._out_of_step()
+
+    async def run(self) -> None:
+        """Connects, serves, and connects anew until cancelled."""
+        backoff_s = BACKOFF_FIRST_S
+        try:
+            while True:
+                started = time.monotonic()
+                try:
+                    await self._connection()
+                except LoginRefused as error:
+                    await self._refused(error)
+                except PbxctlError as error:
+                    self._tell_problem(error.message)
+                await self._link_down()
+                if time.monotonic() - started > 2 * BACKOFF_MAX_S:
+                    backoff_s = BACKOFF_FIRST_S
+                # Full jitter: a fleet of links that broke together does not come back as one.
+                await self._pause(random.uniform(0, backoff_s))  # noqa: S311
+                backoff_s = min(2 * backoff_s, BACKOFF_MAX_S)
+        finally:
+            self._probe.forget(self.name)
+            LINK_UP.labels(self.name).set(0)
+
+    def _tell_problem(self, problem: str) -> None:
+        if problem != self._problem:
+            log.warning("node %s: %s", self.name, problem, extra={"node": self.name})
+        self._problem = problem
+
+    async def _pause(self, seconds: float) -> None:
+        """Waits without a link, and keeps telling so: another driver may have said otherwise."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, BEAT_S))
+            await self._word(Beat(link=False, problem=self._problem))
+
+    async def _refused(self, error: LoginRefused) -> None:
+        """A wrong password is shown, not tried again: until its file is another one."""
+        LOGIN_REFUSED.labels(self.name).inc()
+        self._tell_problem(error.message)
+        before = self._secret_stamp()
+        while self._secret_stamp() == before:
+            await self._pause(SECRET_POLL_S)
+
+    def _secret_stamp(self) -> tuple[int, int]:
+        try:
+            stat = self._secret_file.stat()
+        except OSError:
+            return (0, 0)
+        return (stat.st_mtime_ns, stat.st_ino)
+
+    async def _connection(self) -> None:
+        driver = self._new_driver(self.config, read_secret(self._secret_file))
+        self._driver = driver
+        try:
+            self._facts = await driver.connect()
+            self._problem = ""
+            LINK_UP.labels(self.name).set(1)
+            log.info("node %s: linked, version %s", self.name, self._facts.version)
+            self._out_of_step()
+            if self._want == "draining":
+                # A PBX that restarted has forgotten that it drains.
+                with contextlib.suppress(CommandRefused):
+                    await driver.drain()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pump(driver))
+                group.create_task(self._beats(driver))
+                group.create_task(self._compares(driver))
+                group.create_task(self._probes())
+                group.create_task(self._commands(driver))
+        except BaseExceptionGroup as errors:
+            # One task's end ends the connection; the first reason is the one to tell.
+            raise errors.exceptions[0] from None
+        finally:
+            BAD_EVENTS.labels(self.name).inc(driver.bad_events)
+            self._driver = None
+            await driver.close()
+
+    async def _link_down(self) -> None:
+        LINK_UP.labels(self.name).set(0)
+        LINKS_LOST.labels(self.name).inc()
+        await self._word(Beat(link=False, problem=self._problem))
+
+    def _out_of_step(self) -> None:
+        self._in_step = False
+        self._compare_now.set()
+
+    async def _word(self, beat: Beat) -> int:
+        """One beat; how many commands wait. Redis away or the lease lost: 0, and out of step."""
+        if self.lease is None:
+            return 0
+        try:
+            if not self._registered:
+                await self._register(self.lease)
+            self._want, waiting = await self.fleet.beat(self.lease, beat)
+            return waiting
+        except StaleEpoch:
+            self.lease = None
+        except FleetUnreachable as error:
+            WORDS_LOST.inc()
+            log.debug("node %s: %s", self.name, error)
+            self._registered = False
+        self._out_of_step()
+        return 0
+
+    async def _register(self, lease: Lease) -> None:
+        node = self.config
+        told = {
+            "region": node.region,
+            "address": node.sip,
+            "kind": node.kind.value,
+            "weight": node.weight,
+            "calls_max": node.calls_max or (self._facts.calls_max if self._facts else None),
+            "channels_max": node.channels_max,
+            "rate_max": node.arrivals_max_per_s,
+            "want": self._want,
+            "owner": self._owner,
+        }
+        await self.fleet.register(lease, {k: v for k, v in told.items() if v is not None})
+        self._registered = True
+
+    async def _pump(self, driver: Driver) -> None:
+        async for batch in driver.watch():
+            now = time.monotonic()
+            async with self._writing:
+                for event in batch:
+                    EVENTS.labels(type(event).__name__).inc()
+                    self._live.apply(event, now)
+                    if isinstance(event, LoadSample):
+                        self._load = event
+                    elif isinstance(event, EventsLost):
+                        EVENTS_LOST.labels(self.name).inc(event.count)
+                        self._out_of_step()
+                await self._write_events(batch)
+        raise LinkLost("the driver's stream of events ended")
+
+    async def _write_events(self, batch: Sequence[NodeEvent]) -> None:
+        if self.lease is None or not self._registered:
+            self._out_of_step()
+            return
+        try:
+            await self.fleet.events(self.lease, batch)
+        except StaleEpoch:
+            self.lease = None
+            self._out_of_step()
+        except FleetUnreachable:
+            WORDS_LOST.inc()
+            self._registered = False
+            self._out_of_step()
+
+    async def _beats(self, driver: Driver) -> None:
+        was_silent = False
+        while True:
+            silence_s = driver.silence_s()
+            if silence_s > GIVE_UP_S:
+                raise LinkLost(f"the link was silent for {GIVE_UP_S:.0f} s")
+            if silence_s > BEAT_S * 4:
+                was_silent = True
+            elif was_silent:
+                was_silent = False
+                self._out_of_step()
+            # Under the lock: a beat that says "out of step" must not overtake a comparison's end.
+            async with self._writing:
+                waiting = await self._word(self._beat(silence_s))
+            if waiting:
+                self._commands_wait.set()
+            await asyncio.sleep(BEAT_S)
+
+    def _beat(self, silence_s: float) -> Beat:
+        load, facts = self._load, self._facts
+        calls_max = self.config.calls_max or load.calls_max or (facts.calls_max if facts else None)
+        return Beat(
+            link=True,
+            silence_ms=round(silence_s * 1000),
+            sip=self._probe.silence_s(self.name) <= SIP_SILENT_S,
+            channels=load.channels,
+            channels_max=self.config.channels_max or load.channels_max,
+            calls_max=calls_max,
+            cpu=load.cpu,
+            loss=load.loss,
+            jitter=load.jitter_ms,
+            version=facts.version if facts else None,
+            in_step=None if self._in_step else False,
+            problem="",
+        )
+
+    async def _probes(self) -> None:
+        host, port = split_address(self.config.sip)
+        while True:
+            self._probe.ask(self.name, host, port)
+            await asyncio.sleep(BEAT_S)
+
+    async def _compares(self, driver: Driver) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(
+                    self._compare_now.wait(),
+                    COMPARE_S * random.uniform(0.8, 1.0),  # noqa: S311
+                )
+            self._compare_now.clear()
+            if self.lease and self._registered:
+                try:
+                    await self._compare(driver)
+                except DeadlineExceeded as error:
+                    # A PBX under storm may be slow to list; that alone does not make it dead.
+                    log.warning("node %s: %s", self.name, error.message)
+            if not self._in_step:
+                await asyncio.sleep(BEAT_S)
+                self._compare_now.set()
+
+    async def _compare(self, driver: Driver) -> None:
+        """Takes the node's list and makes the picture equal to it."""
+        asked_s = time.monotonic()
+        listed: list[CallTruth] = list(await driver.truth())
+        async with self._writing:
+            erred = self._live.mend(listed, asked_s)
+            if self.lease is None or not self._registered:
+                return
+            try:
+                # In step from here on unless something is lost again while this is under way.
+                self._in_step = True
+                added, removed = await self.fleet.reconcile(self.lease, self._live.calls.values())
+                DRIFT.labels(self.name).set(erred)
+                if added + removed:
+                    log.info("node %s: compared, %d added, %d removed", self.name, added, removed)
+            except StaleEpoch:
+                self.lease = None
+                self._in_step = False
+            except FleetUnreachable:
+                WORDS_LOST.inc()
+                self._registered = False
+                self._in_step = False
+
+    async def _commands(self, driver: Driver) -> None:
+        while True:
+            await self._commands_wait.wait()
+            self._commands_wait.clear()
+            try:
+                while self.lease and (command := await self.fleet.take(self.lease)):
+                    lease, lost = self.lease, None
+                    try:
+                        result = await self._run_command(driver, command.body)
+                    except LinkLost as error:
+                        lost = error
+                        result = CommandResult("unknown", error.message)
+                    await self.fleet.done(lease, command.id, commands.encode(result))
+                    if lost:
+                        raise lost
+            except (StaleEpoch, FleetUnreachable) as error:
+                log.warning("node %s: a command's result is lost: %s", self.name, error)
+
+    async def _run_command(self, driver: Driver, body: bytes) -> CommandResult:
+        try:
+            command = commands.decode_command(body)
+        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+            return CommandResult("failed", f"not a command: {error}")
+        pbx_id = ""
+        try:
+            match command:
+                case commands.Drain():
+                    await driver.drain()
+                case commands.Resume():
+                    await driver.resume()
+                case commands.Hangup():
+                    if not await driver.hangup(command.pbx_id, command.cause):
+                        return CommandResult("failed", "the node has no such call")
+                case commands.Originate():
+                    pbx_id = await driver.originate(command.request)
+                case commands.Reload():
+                    await driver.reload(command.module)
+                case commands.Truth():
+                    await self._compare(driver)
+        except LinkLost:
+            raise
+        except DeadlineExceeded as error:
+            return CommandResult("unknown", error.message)
+        except PbxctlError as error:
+            return CommandResult("failed", error.message)
+        return CommandResult("done", "", pbx_id)
