@@ -101,7 +101,7 @@ class EslLink(InboundESL):  # type: ignore[misc]
     def connect(self) -> None:
         """Opens the link and logs in, within `timeout` seconds."""
         if self._used:
-            raise UsageError("a link connects once: make a new one")
+            raise LinkLost("a link connects once: make a new one")
         self._used = True
         deadline = gevent.Timeout(self.timeout)
         deadline.start()
@@ -111,7 +111,8 @@ class EslLink(InboundESL):  # type: ignore[misc]
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.attach(self.sock)
             self._auth_request_event.wait()
-            self._check()
+            if self._error is not None:
+                raise _again(self._error)
             self.authenticate()
         except gevent.Timeout as timeout:
             if timeout is not deadline:
@@ -308,7 +309,7 @@ class EslLink(InboundESL):  # type: ignore[misc]
 
     def _check(self) -> None:
         if self._error is not None:
-            raise _again(self._error)
+            raise LinkLost(f"the link has ended: {self._error}")
         if not self.connected:
             raise LinkLost("not connected")
 
@@ -337,9 +338,9 @@ class EslLink(InboundESL):  # type: ignore[misc]
             for handler in self.event_handlers.get(key) or self.event_handlers.get("*", ()):
                 self._safe_exec_handler(handler, event)
 
-    def stop(self) -> None:
+    def stop(self, reason: str = "closed by us") -> None:
         """Closes the link. Repeatable, never waits."""
-        self._lose(LinkLost("closed by us"))
+        self._lose(LinkLost(reason))
 
 
 def _again(error: PbxctlError) -> PbxctlError:

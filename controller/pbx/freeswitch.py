@@ -42,6 +42,8 @@ from controller.pbx.hub import EventQueue, GreenHub
 
 # How long a leg that claims a placement waits for the dialplan's word before we ask for it.
 PLACEMENT_WAIT_S = 0.1
+# Long after placement has turned away (2 s): a half-open link never ends by itself.
+SILENCE_MAX_S = 6.0
 _SUITE_MAX_CHARS = 64  # the longest name of an SRTP suite has 35
 _NO_CHANNEL = "-ERR No such channel"
 
@@ -96,7 +98,7 @@ class FreeSwitchDriver(Driver):
         return await self._hub.run(self._green_originate, command, leg)
 
     async def hangup(self, pbx_id: str, cause: int = 16) -> bool:
-        return await self._hub.run(self._green_hangup, text.checked_id(pbx_id), int(cause))
+        return await self._hub.run(self._green_hangup, pbx_id, int(cause))
 
     async def drain(self) -> None:
         await self._hub.run(self._green_pause, "pause", "true")
@@ -105,13 +107,11 @@ class FreeSwitchDriver(Driver):
         await self._hub.run(self._green_pause, "resume", "false")
 
     async def secure(self, pbx_id: str) -> Sequence[Security]:
-        return await self._hub.run(self._green_secure, text.checked_id(pbx_id))
+        return await self._hub.run(self._green_secure, pbx_id)
 
     async def reload(self, module: str) -> None:
-        for command in text.reload(module):
-            output = await self._hub.run(self._link.order, command)
-            if "Invalid Profile" in output:  # sofia says +OK or this, never -ERR
-                raise CommandRefused(output.strip()[:120])
+        for command in text.reload(module, await self._hub.run(self._link.api, "sofia status")):
+            await self._hub.run(self._link.order, command)
 
     async def close(self) -> None:
         with suppress(PbxctlError):  # a stopped hub has no link left
@@ -135,6 +135,9 @@ class FreeSwitchDriver(Driver):
     def _green_ping(self) -> None:
         """Makes FreeSWITCH talk: with a reply each 0.4 s, silence means trouble."""
         while self._link.connected:
+            if self.silence_s() > SILENCE_MAX_S:
+                self._link.stop(f"FreeSWITCH was silent for {SILENCE_MAX_S:g} s")
+                return
             with suppress(PbxctlError):  # a late answer shows in silence_s; a dead link ends this
                 self._link.api("uptime s", PING_INTERVAL_S)
             gevent.sleep(PING_INTERVAL_S)
@@ -183,8 +186,8 @@ class FreeSwitchDriver(Driver):
         listed = {row.uuid for row in rows}
         known = set(self._calls.legs())
         unknown = [r for r in rows if r.uuid not in known and not self._calls.gone(r.uuid)]
-        unknown = [r for r in unknown if _is_id(r.uuid)]
-        missing = [leg for leg in known - listed if _is_id(leg)]
+        unknown = [r for r in unknown if text.is_id(r.uuid)]
+        missing = [leg for leg in known - listed if text.is_id(leg)]
         asked = [f"uuid_exists {leg}" for leg in missing]
         for row in unknown:
             asked.append(f"uuid_getvar {row.uuid} call_uuid")
@@ -226,9 +229,12 @@ class FreeSwitchDriver(Driver):
         return leg
 
     def _green_hangup(self, pbx_id: str, cause: int) -> bool:
-        legs = self._calls.legs_of(pbx_id) or [pbx_id]
-        answers = self._link.pipeline([f"uuid_kill {leg} {cause}" for leg in legs])
+        answers = self._link.pipeline([f"uuid_kill {leg} {cause}" for leg in self._legs(pbx_id)])
         return any(answer.startswith("+OK") for answer in answers)
+
+    def _legs(self, pbx_id: str) -> list[str]:
+        """The call's legs; for a call not seen yet, its first leg, which gave it its id."""
+        return [leg for leg in self._calls.legs_of(pbx_id) or [pbx_id] if text.is_id(leg)]
 
     def _green_pause(self, verb: str, wanted: str) -> None:
         self._link.order(f"fsctl {verb} inbound")
@@ -238,7 +244,7 @@ class FreeSwitchDriver(Driver):
     def _green_secure(self, pbx_id: str) -> Sequence[Security]:
         """Legs with SIP media; a loopback leg has none on any wire and is left out."""
         out = []
-        for leg in self._calls.legs_of(pbx_id) or [pbx_id]:
+        for leg in self._legs(pbx_id):
             names = ("channel_name", "rtp_has_crypto", "sip_via_protocol")
             answers = self._link.pipeline([f"uuid_getvar {leg} {name}" for name in names])
             channel, suite, transport = (_value(answer) for answer in answers)
@@ -252,11 +258,3 @@ def _value(answer: str) -> str:
     """The value of a uuid_getvar, "" for one that is not set or whose channel is gone."""
     value = answer.strip("\n")
     return "" if value == "_undef_" or value.startswith("-ERR") else value
-
-
-def _is_id(leg: str) -> bool:
-    try:
-        text.checked_id(leg)
-    except PbxctlError:
-        return False
-    return True

@@ -55,7 +55,7 @@ def originate(request: OriginateRequest, leg: str) -> str:
     exten = _checked("exten", request.exten, _WORD)
     context = _checked("context", request.context, _WORD)
     variables = {
-        "origination_uuid": checked_id(leg),
+        "origination_uuid": leg,
         "pbxctl_placement": _checked("placement", request.placement, _PLACEMENT),
         "originate_timeout": str(max(1, round(request.timeout_s))),
         "origination_caller_id_number": _checked("caller", request.caller, _CALLER),
@@ -64,9 +64,9 @@ def originate(request: OriginateRequest, leg: str) -> str:
     return f"originate {{{listed}}}{endpoint} {exten} XML {context}"
 
 
-def checked_id(text: str) -> str:
-    """A call's or leg's id that goes into a command."""
-    return _checked("call id", text, _ID)
+def is_id(text: str) -> bool:
+    """True for what may stand in a command as a call's or leg's id."""
+    return _ID.fullmatch(text) is not None
 
 
 def _checked(what: str, text: str, allowed: re.Pattern[str]) -> str:
@@ -75,26 +75,27 @@ def _checked(what: str, text: str, allowed: re.Pattern[str]) -> str:
     return text
 
 
-RELOADS: dict[str, Sequence[str]] = {
-    "dialplan": ("reloadxml",),
-    "acl": ("reloadacl",),
-    "directory": ("reloadxml",),
-}
-_PROFILE = re.compile(r"sofia/([A-Za-z0-9_-]{1,64})", re.ASCII)
+_RELOADS = {"dialplan": "reloadxml", "directory": "reloadxml", "acl": "reloadacl"}
+_SOFIA = re.compile(r"sofia(/[A-Za-z0-9_-]{1,64})?", re.ASCII)
+_PROFILE = re.compile(r"^\s*([A-Za-z0-9_-]{1,64})\tprofile\t.*RUNNING", re.MULTILINE | re.ASCII)
 
 
-def reload(module: str) -> Sequence[str]:
-    """The commands that reload `module`: "dialplan", "directory", "acl" or "sofia/PROFILE".
+def reload(module: str, sofia_status: str) -> Sequence[str]:
+    """The commands that reload `module`; sofia_status: the output of `sofia status`.
 
+    module: "dialplan", "directory", "acl", "sofia" (each profile that runs) or "sofia/PROFILE".
     None of them ends a call: `rescan` takes new gateways and settings, `restart` would not do.
     """
-    profile = _PROFILE.fullmatch(module)
-    if profile:
-        return ("reloadxml", f"sofia profile {profile[1]} rescan")
-    if module not in RELOADS:
-        known = ", ".join([*RELOADS, "sofia/PROFILE"])
+    if module in _RELOADS:
+        return [_RELOADS[module]]
+    if not _SOFIA.fullmatch(module):
+        known = ", ".join([*_RELOADS, "sofia", "sofia/PROFILE"])
         raise UsageError(f"no such part of FreeSWITCH: {module[:40]!r}", hint=f"one of {known}")
-    return RELOADS[module]
+    running = _PROFILE.findall(sofia_status)
+    wanted = module.partition("/")[2]
+    if wanted and wanted not in running:
+        raise UsageError(f"no SIP profile {wanted!r} runs", hint=f"running: {', '.join(running)}")
+    return ["reloadxml", *(f"sofia profile {p} rescan" for p in running if p == (wanted or p))]
 
 
 def facts(status: str) -> NodeFacts:

@@ -254,7 +254,7 @@ async def test_second_connect_of_one_object(hub: GreenHub, server: EslServer) ->
     assert stock(server, probe) == HUNG
     link = await Link(hub, server).connect()
     await hub.run(link.esl.stop)
-    with pytest.raises(UsageError):
+    with pytest.raises(LinkLost):
         await link.connect()
 
 
