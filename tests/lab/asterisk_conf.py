@@ -11,23 +11,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-# Loading everything takes 4 s and 200 MB a node; these take under 1 s and 60 MB.
-MODULES = """
+# Loading everything takes 0.8 s and 94 MB a node (measured), these 0.3 s and 64 MB.
+MODULES = tuple(
+    """
 res_sorcery_config res_sorcery_memory res_sorcery_astdb res_timing_timerfd res_crypto res_srtp
 res_pjproject res_pjsip res_pjsip_session res_pjsip_sdp_rtp res_rtp_asterisk
 res_pjsip_endpoint_identifier_ip res_pjsip_endpoint_identifier_user res_pjsip_authenticator_digest
 res_pjsip_outbound_authenticator_digest res_pjsip_outbound_registration res_pjsip_registrar
 res_pjsip_caller_id res_pjsip_header_funcs res_pjsip_dlg_options res_pjsip_maintenance
 res_pjsip_logger res_pjsip_rfc3326 res_pjsip_diversion res_pjsip_nat res_pjsip_dtmf_info
-res_pjsip_acl res_pjsip_path res_pjsip_pubsub res_pjsip_refer chan_pjsip bridge_simple bridge_native_rtp bridge_builtin_features
-bridge_holding res_musiconhold pbx_config res_curl res_speech res_agi
+res_pjsip_acl res_pjsip_path res_pjsip_pubsub res_pjsip_refer chan_pjsip
+bridge_simple bridge_native_rtp bridge_builtin_features bridge_holding
+res_musiconhold pbx_config res_curl res_speech res_agi
 codec_ulaw codec_alaw codec_resample format_pcm format_wav format_sln
 app_dial app_playback app_echo app_queue app_stack app_verbose app_userevent app_mixmonitor
 app_read app_record app_exec app_while app_if app_originate app_senddtmf app_softhangup
 func_callerid func_channel func_curl func_cut func_db func_env func_global func_groupcount
 func_hangupcause func_json func_logic func_math func_pjsip_aor func_pjsip_contact
 func_pjsip_endpoint func_sprintf func_strings func_sysinfo func_timeout func_uri
-""".split()
+""".split()  # noqa: SIM905
+)
 
 
 @dataclass(frozen=True)

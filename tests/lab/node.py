@@ -5,20 +5,21 @@ Everything here blocks; from asyncio use `await asyncio.to_thread(node.restart)`
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 from abc import ABC, abstractmethod
 from pathlib import Path
 
-from tests.lab.run import Run
+from tests.lab.run import LabError, Run
 from tests.lab.until import until
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 5.0
 
 
-class NodeFailed(Exception):
+class NodeFailed(LabError):
     """The program ended at its start or never became ready; has the end of its log."""
 
 
@@ -92,10 +93,8 @@ class Node(ABC):
         if self._process is None:
             return
         self._process.terminate()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            pass
         self.kill()
 
     def restart(self) -> None:
@@ -128,10 +127,8 @@ class Node(ABC):
     def _signal(self, number: signal.Signals) -> None:
         if self._process is None:
             return
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
-        except ProcessLookupError:
-            pass
 
 
 def _state(pid: int) -> str:

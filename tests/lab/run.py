@@ -24,7 +24,11 @@ LOCKS = Path("/run/lock/pbxctl-lab")
 FIRST_HOST, LAST_HOST = 11, 250
 
 
-class LabUnusable(Exception):
+class LabError(Exception):
+    """Something is wrong with the lab itself, not with what is being tested."""
+
+
+class LabUnusable(LabError):
     """This machine cannot run the lab; the message says what to do."""
 
 
@@ -61,9 +65,9 @@ class Run:
         self._cut: set[str] = set()
         self._table_made = False
         env = {k: v for k, v in os.environ.items() if k != sweep.MARK}
+        whose = [str(os.getpid()), str(self.number), str(self.folder)]
         self._guard = subprocess.Popen(
-            [sys.executable, "-S", "-E", sweep.__file__]
-            + [str(os.getpid()), str(self.number), str(self.folder)],
+            [sys.executable, "-S", "-E", sweep.__file__, *whose],
             env=env,
             pass_fds=[self._lock],
             start_new_session=True,

@@ -36,7 +36,7 @@ missing_packages() {
   done
 }
 
-lock_sum() { cat "$HERE/requirements.lock" "$HERE/pyproject.toml" | sha256sum | cut -d' ' -f1; }
+lock_sum() { sha256sum <"$HERE/requirements.lock" | cut -d' ' -f1; }
 # The venv's scripts name its folder, so a checkout that was moved needs a new one.
 venv_stamp() { printf '%s %s\n' "$(lock_sum)" "$HERE"; }
 root_stamp() { printf '%s %s\n' "$ROOT_SUITE" "$ROOT_PACKAGES"; }

@@ -20,8 +20,12 @@ from xml.sax.saxutils import escape
 from tests.lab.run import Run
 from tests.lab.until import until
 
-REFUSALS = (302, 400, 401, 403, 404, 407, 408, 410, 480, 481, 482, 483, 484, 486, 487, 488)
-REFUSALS += (500, 501, 502, 503, 504, 513, 600, 603, 604, 606)
+# fmt: off
+REFUSALS = (
+    302, 400, 401, 403, 404, 407, 408, 410, 480, 481, 482, 483, 484, 486, 487, 488,
+    500, 501, 502, 503, 504, 513, 600, 603, 604, 606,
+)
+# fmt: on
 SPEECH = "usr/share/asterisk/sounds/*/demo-congrats.wav"  # "en" is a link that leaves the root
 BYE_TIMEOUT_MS = 3000
 
@@ -253,7 +257,8 @@ a=ptime:20
 <recv response="100" optional="true" {wait_final}/>
 <recv response="180" optional="true" {wait_final}/>
 <recv response="183" optional="true" {wait_final}/>
-{refusals}<recv response="200" rrs="true" {wait_final}><action>{_log("final", "200 ")}</action></recv>
+{refusals}<recv response="200" rrs="true" {wait_final}>
+<action>{_log("final", "200 ")}</action></recv>
 <send><![CDATA[
 ACK [next_url] SIP/2.0
 {within}

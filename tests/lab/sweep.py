@@ -9,6 +9,7 @@ Standard library only, so that the guard starts in 30 ms and needs no path.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import shutil
@@ -63,12 +64,10 @@ def sweep(number: int, folder: Path) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"lab {number}: processes {sorted(alive)} do not die")
         for pid in alive:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         time.sleep(0.01)
-    # "destroy" does not mind an absent table, but nft 1.0.6 of Debian 12 does not know it
+    # "delete" minds an absent table; "destroy" would not, but Debian 12's nft 1.0.6 lacks it
     subprocess.run(
         ["nft", "delete", "table", "inet", table(number)],
         stdout=subprocess.DEVNULL,
