@@ -31,8 +31,8 @@ class Asterisk(Node):
         name: str,
         address: str,
         *,
-        calls_max: int | None = None,
-        files: Mapping[str, str] | None = None,
+        calls_max: int | None,
+        files: Mapping[str, str],
     ) -> None:
         super().__init__(run, name, address)
         self.secret = secrets.token_urlsafe(18)
@@ -47,7 +47,7 @@ class Asterisk(Node):
             secret=self.secret,
             calls_max=calls_max,
         )
-        for file, text in (asterisk_files(self.settings) | dict(files or {})).items():
+        for file, text in (asterisk_files(self.settings) | dict(files)).items():
             write_secret(self.folder / "etc" / file, text)
 
     def command(self) -> list[str]:

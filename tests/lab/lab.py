@@ -13,14 +13,25 @@ end of this process. Needs root and the lab root that `make setup` makes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self, TypeVar
 
 from tests.lab.asterisk import Asterisk
+from tests.lab.freeswitch import FreeSwitch
 from tests.lab.node import Node
 from tests.lab.run import Run, lab_root
+from tests.lab.services import Kamailio, Program, Redis
 from tests.lab.sipp import CallOutcome, CallPlan, Calls
+
+N = TypeVar("N", bound=Node)
+
+
+class TakesCalls(Protocol):
+    """sip: host:port over UDP."""
+
+    sip: str
 
 
 class Lab:
@@ -61,14 +72,47 @@ class Lab:
         files: Mapping[str, str] | None = None,
     ) -> Asterisk:
         """A running Asterisk. files: replace or add config files, name below etc/ to text."""
-        node = Asterisk(self._run, name, self._run.address(), calls_max=calls_max, files=files)
+        address = self._run.address()
+        return self._started(
+            Asterisk(self._run, name, address, calls_max=calls_max, files=files or {})
+        )
+
+    def freeswitch(self, name: str, *, sessions_max: int = 1000) -> FreeSwitch:
+        """A running FreeSWITCH. Raises LabUnusable where there is no binary."""
+        address = self._run.address()
+        return self._started(FreeSwitch(self._run, name, address, sessions_max=sessions_max))
+
+    def redis(self, name: str = "redis", *, options: Mapping[str, str] | None = None) -> Redis:
+        """A running, empty redis-server. options: lines of redis.conf, name to value."""
+        return self._started(Redis(self._run, name, self._run.address(), options or {}))
+
+    def kamailio(
+        self, config: str, name: str = "kamailio", *, defines: Mapping[str, str] | None = None
+    ) -> Kamailio:
+        """A running Kamailio. config: the text of a kamailio.cfg, see services.Kamailio."""
+        address = self._run.address()
+        return self._started(Kamailio(self._run, name, address, config, defines or {}))
+
+    def program(
+        self,
+        name: str,
+        argv: Sequence[str | Path],
+        *,
+        ready: Callable[[], bool],
+        environment: Mapping[str, str] | None = None,
+    ) -> Program:
+        """Any program as a node; its output is in `log`, and it dies with the lab."""
+        address = self._run.address()
+        return self._started(Program(self._run, name, address, argv, ready, environment or {}))
+
+    def _started(self, node: N) -> N:
         self.nodes.append(node)
         node.start()
         return node
 
     def calls(
         self,
-        target: Asterisk | str,
+        target: TakesCalls | str,
         number: str = "9196",
         *,
         count: int = 1,
@@ -99,7 +143,7 @@ class Lab:
 
     def call(
         self,
-        target: Asterisk | str,
+        target: TakesCalls | str,
         number: str = "9196",
         *,
         hold_s: float = 0.5,

@@ -39,6 +39,7 @@ class Node(ABC):
         self.log = self.folder / "console.log"
         self._process: subprocess.Popen[bytes] | None = None
         self.frozen = False
+        self.environment: dict[str, str] = {}
 
     @abstractmethod
     def command(self) -> list[str]: ...
@@ -61,7 +62,9 @@ class Node(ABC):
         """Starts it and does not wait; `wait_ready` does. So that several start together."""
         if self.running:
             raise NodeFailed(f"{self.name} runs already")
-        self._process = self.run.spawn(self.command(), log=self.log, cwd=self.folder)
+        self._process = self.run.spawn(
+            self.command(), log=self.log, cwd=self.folder, environment=self.environment
+        )
         self.frozen = False
 
     def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:

@@ -14,7 +14,7 @@ import fcntl
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from tests.lab import sweep
@@ -92,12 +92,14 @@ class Run:
         """`path` as a process in the chroot names it."""
         return PurePosixPath("/") / path.relative_to(self.root)
 
-    def spawn(self, argv: list[str], *, log: Path, cwd: Path) -> subprocess.Popen[bytes]:
+    def spawn(
+        self, argv: list[str], *, log: Path, cwd: Path, environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         """Starts a program in a session of its own; it ends with this run at the latest."""
         with log.open("ab") as out:
             process = subprocess.Popen(
                 argv,
-                env=os.environ | {sweep.MARK: str(self.number)},
+                env=os.environ | dict(environment or {}) | {sweep.MARK: str(self.number)},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,

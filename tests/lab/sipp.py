@@ -116,7 +116,7 @@ class Calls:
         inside = run.inside(folder)
         (folder / "scenario.xml").write_text(_scenario(plan, f"{inside}/speech.ulaw"))
         if plan.audio:
-            (folder / "speech.ulaw").write_bytes(_ulaw(next(run.root.glob(SPEECH))))
+            (folder / "speech.ulaw").write_bytes(_ulaw(speech_file(run.root)))
         argv = ["chroot", str(run.root), "sipp", plan.target]
         argv += ["-sf", f"{inside}/scenario.xml", "-s", plan.number]
         argv += ["-i", address, "-mi", address, "-p", "5060"]
@@ -176,6 +176,11 @@ class Calls:
             if path.exists()
         ]
         return "\n".join(texts)
+
+
+def speech_file(root: Path) -> Path:
+    """30 s of speech, WAV, mono, 8 kHz, 16 bits."""
+    return next(root.glob(SPEECH))
 
 
 def parse(log: str) -> CallsResult:
