@@ -75,6 +75,10 @@ class Run:
             cwd="/",
         )
 
+    @property
+    def guard_pid(self) -> int:
+        return self._guard.pid
+
     def close(self) -> None:
         sweep.sweep(self.number, self.folder)
         self._guard.kill()
@@ -119,7 +123,7 @@ class Run:
             _nft(
                 f"table inet {name} {{ set cut {{ type ipv4_addr; }}\n"
                 "chain arrive { type filter hook input priority -300; policy accept;\n"
-                "ip saddr @cut drop; ip daddr @cut drop; } }"
+                "ip saddr @cut drop; ip daddr @cut drop\n} }"
             )
             self._table_made = True
         _nft(f"add element inet {name} cut {{ {address} }}")

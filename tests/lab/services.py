@@ -49,8 +49,9 @@ class Redis(Node):
 class Kamailio(Node):
     """Kamailio in the foreground with a config of the caller's.
 
-    The config gets LAB_ADDRESS (its address) and LAB_RUN (its run folder) by #!define, and must
-    not name listen sockets: UDP address:5060 is given on the command line.
+    The config gets LAB_ADDRESS (its address), LAB_RUN (its run folder) and `defines` by #!define
+    (a value is a token of the config: give strings their quotes), and must not name listen
+    sockets: UDP address:5060 is given on the command line.
     """
 
     def __init__(
@@ -62,7 +63,10 @@ class Kamailio(Node):
         self.config.write_text(config)
         self._run_folder = self.folder / "run"
         self._run_folder.mkdir()
-        self._defines = {"LAB_ADDRESS": address, "LAB_RUN": str(self._run_folder)} | dict(defines)
+        self._defines = {
+            "LAB_ADDRESS": f'"{address}"',
+            "LAB_RUN": f'"{self._run_folder}"',
+        } | dict(defines)
 
     def command(self) -> list[str]:
         argv = ["kamailio", "-f", str(self.config), "-DD", "-E", "-m", "32", "-M", "8", "-n", "2"]

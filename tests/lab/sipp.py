@@ -20,19 +20,22 @@ from xml.sax.saxutils import escape
 from tests.lab.run import Run
 from tests.lab.until import until
 
-# fmt: off
+# Every registered code (IANA, SIP Parameters): one that SIPp is not told of would end the call
+# without an outcome.
 REFUSALS = (
-    302, 400, 401, 403, 404, 407, 408, 410, 480, 481, 482, 483, 484, 486, 487, 488,
-    500, 501, 502, 503, 504, 513, 600, 603, 604, 606,
+    *(300, 301, 302, 305, 380, *range(400, 411), *range(412, 418)),
+    *(420, 421, 422, 423, 424, 425, 428, 429, 430, 433, 436, 437, 438, 439, 440, 469, 470),
+    *(*range(478, 490), 491, 493, 494, *range(500, 506), 513, 555, 580, 600, 603, 604),
+    *(606, 607, 608),
 )
-# fmt: on
 SPEECH = "usr/share/asterisk/sounds/*/demo-congrats.wav"  # "en" is a link that leaves the root
 BYE_TIMEOUT_MS = 3000
 
 
 @dataclass(frozen=True)
 class CallOutcome:
-    """code: of the final response to INVITE, 0 when none came. setup_ms: INVITE to that response.
+    """code: of the final response to INVITE, 0 when none came. setup_ms: INVITE to that response,
+    NaN for a call that SIPp broke off.
 
     completed: answered and ended in order, by either side. hung_up_by_peer: the far end's BYE
     came before the hold was over. retry_after_s: of a refusal, None when it had none.
@@ -135,7 +138,7 @@ class Calls:
 
     def so_far(self) -> CallsResult:
         """Calls that have an outcome by now; SIPp writes its log through."""
-        return parse(self._outcomes.read_text() if self._outcomes.exists() else "")
+        return parse(self._log())
 
     def wait_answered(self, count: int, timeout_s: float = 10.0) -> None:
         """Until `count` calls have been answered, whether they still talk or not."""
@@ -158,7 +161,7 @@ class Calls:
         # 0: every call went as planned; 1: some did not; others: SIPp itself failed.
         if code not in (0, 1):
             raise RuntimeError(f"SIPp ended with {code}: {self._errors()}")
-        return self.so_far()
+        return parse(self._log(), over=True)
 
     async def finished(self, timeout_s: float | None = None) -> CallsResult:
         return await asyncio.to_thread(self.result, timeout_s)
@@ -167,7 +170,10 @@ class Calls:
         """Ends SIPp and forgets its calls: no BYE is sent."""
         self._process.kill()
         self._process.wait()
-        return self.so_far()
+        return parse(self._log(), over=True)
+
+    def _log(self) -> str:
+        return self._outcomes.read_text() if self._outcomes.exists() else ""
 
     def _errors(self) -> str:
         texts = [
@@ -183,8 +189,11 @@ def speech_file(root: Path) -> Path:
     return next(root.glob(SPEECH))
 
 
-def parse(log: str) -> CallsResult:
-    """Reads the scenario's log lines `call-id|step|clock in ms|detail`."""
+def parse(log: str, *, over: bool = False) -> CallsResult:
+    """Reads the scenario's log lines `call-id|step|clock in ms|detail`.
+
+    over: no more lines will come, so a call without a final response counts as one with code 0.
+    """
     sent: dict[str, float] = {}
     final: dict[str, tuple[int, float, int | None]] = {}
     done: dict[str, str] = {}
@@ -199,6 +208,9 @@ def parse(log: str) -> CallsResult:
             final[call_id] = (int(code), float(clock), int(retry) if retry.isdigit() else None)
         else:
             done[call_id] = step
+    if over:
+        for call_id in sent.keys() - final.keys():
+            final[call_id] = (0, math.nan, None)
     return CallsResult(
         tuple(
             CallOutcome(
