@@ -121,9 +121,14 @@ class Run:
             # The input hook alone: a drop on output would show the sender an EPERM, which no
             # broken cable does. Loopback packets pass input once, at their receiver.
             _nft(
-                f"table inet {name} {{ set cut {{ type ipv4_addr; }}\n"
-                "chain arrive { type filter hook input priority -300; policy accept;\n"
-                "ip saddr @cut drop; ip daddr @cut drop\n} }"
+                f"""table inet {name} {{
+                    set cut {{ type ipv4_addr; }}
+                    chain arrive {{
+                        type filter hook input priority -300; policy accept;
+                        ip saddr @cut drop
+                        ip daddr @cut drop
+                    }}
+                }}"""
             )
             self._table_made = True
         _nft(f"add element inet {name} cut {{ {address} }}")
