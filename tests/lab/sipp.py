@@ -275,7 +275,7 @@ a=ptime:20
 <recv response="180" optional="true" {wait_final}/>
 <recv response="183" optional="true" {wait_final}/>
 {refusals}<recv response="200" rrs="true" {wait_final}>
-<action>{_log("final", "200 ")}</action></recv>
+<action>{_log("final", "200")}</action></recv>
 <send><![CDATA[
 ACK [next_url] SIP/2.0
 {within}
@@ -318,7 +318,7 @@ CSeq: 1 ACK
 {rest}
 ]]></send>
 <label id="gaveup"/>
-<nop><action>{_log("final", "0 ")}</action></nop>
+<nop><action>{_log("final", "0")}</action></nop>
 <send><![CDATA[
 CANCEL sip:[service]@[remote_ip]:[remote_port] SIP/2.0
 [last_Via:]
