@@ -1,0 +1,158 @@
+"""One lab run: a number that nobody else on this machine has, and what follows from it.
+
+    number   N from 100 to 199, held by a lock file
+    network  127.0.N.0/24, one address a node
+    folder   ROOT/lab/N, inside the lab root so that a chroot sees it as /lab/N without a mount
+    table    nft table inet pbxctl_lab_N, made at the first cut
+
+The lab and its guard hold the lock together: a number is free once both are gone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+from tests.lab import sweep
+
+NUMBERS = range(100, 200)
+LOCKS = Path("/run/lock/pbxctl-lab")
+FIRST_HOST, LAST_HOST = 11, 250
+
+
+class LabError(Exception):
+    """Something is wrong with the lab itself, not with what is being tested."""
+
+
+class LabUnusable(LabError):
+    """This machine cannot run the lab; the message says what to do."""
+
+
+def lab_root() -> Path:
+    """The tree with Asterisk and SIPp. Raises LabUnusable."""
+    cache = Path(os.environ.get("PBXCTL_LAB_CACHE") or "/var/cache/pbxctl/lab")
+    root = cache / "asterisk-root"
+    if not (root / ".pbxctl-ready").exists():
+        raise LabUnusable(f"no lab root in {root}: run make setup")
+    if os.geteuid() != 0:
+        raise LabUnusable("the lab needs root (chroot, nft): run as root")
+    return root
+
+
+class Run:
+    """Holds a number from construction to `close`, and sweeps what dead labs left behind."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        LOCKS.mkdir(parents=True, exist_ok=True)
+        free = _free_numbers()
+        taken = next(free, None)
+        if taken is None:
+            raise LabUnusable(f"all {len(NUMBERS)} lab numbers are taken, see {LOCKS}")
+        self.number, self._lock = taken
+        self.folder = root / "lab" / str(self.number)
+        sweep.sweep(self.number, self.folder)
+        for number, lock in free:
+            if (root / "lab" / str(number)).exists():
+                sweep.sweep(number, root / "lab" / str(number))
+            os.close(lock)
+        self.folder.mkdir(parents=True)
+        self._next_host = FIRST_HOST
+        self._cut: set[str] = set()
+        self._table_made = False
+        env = {k: v for k, v in os.environ.items() if k != sweep.MARK}
+        whose = [str(os.getpid()), str(self.number), str(self.folder)]
+        self._guard = subprocess.Popen(
+            [sys.executable, "-S", "-E", sweep.__file__, *whose],
+            env=env,
+            pass_fds=[self._lock],
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            cwd="/",
+        )
+
+    @property
+    def guard_pid(self) -> int:
+        return self._guard.pid
+
+    def close(self) -> None:
+        sweep.sweep(self.number, self.folder)
+        self._guard.kill()
+        self._guard.wait()
+        os.close(self._lock)
+
+    def address(self) -> str:
+        """An address nobody had before in this run."""
+        if self._next_host > LAST_HOST:
+            raise LabUnusable(f"127.0.{self.number}.0/24 is used up: take a new Lab")
+        self._next_host += 1
+        return f"127.0.{self.number}.{self._next_host - 1}"
+
+    def inside(self, path: Path) -> PurePosixPath:
+        """`path` as a process in the chroot names it."""
+        return PurePosixPath("/") / path.relative_to(self.root)
+
+    def spawn(
+        self, argv: list[str], *, log: Path, cwd: Path, environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Starts a program in a session of its own; it ends with this run at the latest."""
+        with log.open("ab") as out:
+            process = subprocess.Popen(
+                argv,
+                env=os.environ | dict(environment or {}) | {sweep.MARK: str(self.number)},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd=cwd,
+                start_new_session=True,
+            )
+        with (self.folder / sweep.SESSIONS).open("a") as sessions:
+            sessions.write(f"{process.pid}\n")
+        return process
+
+    def cut(self, address: str) -> None:
+        """From now on no packet from or to `address` arrives; nobody is told."""
+        name = sweep.table(self.number)
+        if not self._table_made:
+            # The input hook alone: a drop on output would show the sender an EPERM, which no
+            # broken cable does. Loopback packets pass input once, at their receiver.
+            _nft(
+                f"""table inet {name} {{
+                    set cut {{ type ipv4_addr; }}
+                    chain arrive {{
+                        type filter hook input priority -300; policy accept;
+                        ip saddr @cut drop
+                        ip daddr @cut drop
+                    }}
+                }}"""
+            )
+            self._table_made = True
+        _nft(f"add element inet {name} cut {{ {address} }}")
+        self._cut.add(address)
+
+    def heal(self, address: str) -> None:
+        if address in self._cut:
+            _nft(f"delete element inet {sweep.table(self.number)} cut {{ {address} }}")
+            self._cut.discard(address)
+
+
+def _free_numbers() -> Iterator[tuple[int, int]]:
+    """Numbers that nobody holds, each with its lock, which is now ours: close it to give it up."""
+    for number in NUMBERS:
+        lock = os.open(LOCKS / str(number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            continue
+        yield number, lock
+
+
+def _nft(text: str) -> None:
+    done = subprocess.run(["nft", "-f", "-"], input=text, capture_output=True, text=True)
+    if done.returncode:
+        raise LabUnusable(f"nft refused: {done.stderr.strip()} (in a container: add NET_ADMIN)")
