@@ -175,7 +175,13 @@ def _redis(config: Config, password: Secret | None) -> dict[str, object]:
     url = urlsplit(config.redis.url or f"unix://{config.state_path / 'redis.sock'}")
     if url.username or url.password:
         raise UsageError("redis.url holds a user or password", hint="use redis.password_file")
-    values: dict[str, object] = {"unix": "", "host": "", "port": 6379, "db": 0, "password": password}
+    values: dict[str, object] = {
+        "unix": "",
+        "host": "",
+        "port": 6379,
+        "db": 0,
+        "password": password,
+    }
     if url.scheme == "unix":
         return values | {"unix": url.path}
     if url.scheme != "redis" or not url.hostname:

@@ -17,7 +17,7 @@ import jinja2
 from controller import resources
 from controller.errors import UsageError
 
-# Not here, on purpose: white space, quotes, backslash, $ % & < > ; , # | ( ) and control characters.
+# Not here, on purpose: white space and control characters, quotes, \ $ % & < > ; , # | ( )
 _PLAIN = re.compile(r"[A-Za-z0-9._:/@+*~=^!\[\]{}-]*")
 
 
