@@ -41,6 +41,7 @@ class NodeConfig(Strict, frozen=True):
 
     calls_max: calls that placement gives it at most; unset, the PBX's own limit counts, and a
     PBX without one is not placed on. weight: its share against other nodes of the region.
+    control_from: networks from which drivers may log in to the PBX.
     """
 
     kind: Kind
@@ -55,13 +56,18 @@ class NodeConfig(Strict, frozen=True):
     weight: Annotated[float, Meta(gt=0, le=1000)] = 1.0
     standby: bool = False
     edge: bool = False
+    control_from: tuple[str, ...] = ("127.0.0.0/8",)
 
 
 class EdgeConfig(Strict, frozen=True):
-    """A Kamailio that calls meet first. sip: where it listens."""
+    """A Kamailio that calls meet first. sip: where it listens.
+
+    peers: networks of the carriers and PBXs whose calls it takes; it answers nobody else.
+    """
 
     region: Name
     sip: str
+    peers: tuple[str, ...] = ("127.0.0.0/8",)
 
 
 class RangeConfig(Strict, frozen=True):

@@ -7,6 +7,7 @@ of single values stand in config.py's types; what spans several keys is checked 
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import re
 from pathlib import Path
 from typing import Any, TypeVar
@@ -210,8 +211,18 @@ def _check_addresses(doc: _Document, config: Config) -> None:
     for name, node in config.nodes.items():
         claim(node.sip, name, ("nodes", name, "sip"))
         claim(node.control, name, ("nodes", name, "control"))
+        _check_networks(doc, node.control_from, ("nodes", name, "control_from"))
     for name, edge in config.edges.items():
         claim(edge.sip, name, ("edges", name, "sip"))
+        _check_networks(doc, edge.peers, ("edges", name, "peers"))
+
+
+def _check_networks(doc: _Document, networks: tuple[str, ...], path: tuple[str, ...]) -> None:
+    for i, network in enumerate(networks):
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            raise doc.error((*path, str(i)), str(error), hint="as in 192.0.2.0/24") from error
 
 
 def _check_numbers(doc: _Document, config: Config) -> None:

@@ -1,0 +1,200 @@
+"""The whole config of one node or edge, as text: what `pbxctl render NAME` writes.
+
+`render` reads the secrets; the rest is a pure function of the config. Files that hold a secret
+are for their owner alone. Files marked `keep` are written once and are the operator's after that;
+all others are ours and are named pbxctl-*, so that an existing PBX takes them in by includes.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from controller.config import Config, NodeConfig, read_secret, split_address
+from controller.errors import UsageError
+from controller.fleet.keys import prefix
+from controller.model import Kind
+from controller.render.templates import Secret, fill
+
+#: what an edge's dialplan waits for its agent beyond the agent's own deadline
+_AGENT_GRACE_S = 0.1
+
+
+@dataclass(frozen=True)
+class File:
+    """text, mode; keep: written only where there is none yet."""
+
+    text: str
+    mode: int = 0o644
+    keep: bool = False
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """files: path below `folder` to content. folder: where the texts expect to be."""
+
+    name: str
+    folder: Path
+    files: dict[str, File] = field(default_factory=dict)
+
+
+def folder_of(config: Config, name: str) -> Path:
+    """Where the files of a node or edge go unless the operator says otherwise."""
+    return config.state_path / "rendered" / name
+
+
+def render(config: Config, name: str, folder: Path | None = None) -> Rendered:
+    """Every file for the node or edge `name`, made to stand in `folder`.
+
+    Raises UsageError for an unknown name or a value that no PBX file can hold, ConfigError when a
+    secret cannot be read.
+    """
+    folder = (folder or folder_of(config, name)).absolute()
+    if name in config.edges:
+        password = config.redis.password_file
+        secret = Secret(read_secret(config.path(password))) if password else None
+        return Rendered(name, folder, edge_files(config, name, secret, folder))
+    if name in config.nodes:
+        node = config.nodes[name]
+        secret = Secret(read_secret(config.path(node.password_file)))
+        files = asterisk_files if node.kind is Kind.ASTERISK else freeswitch_files
+        return Rendered(name, folder, files(config, name, secret, folder))
+    known = ", ".join([*config.nodes, *config.edges])
+    raise UsageError(f"there is no node or edge {name!r}", hint=f"known: {known}")
+
+
+def edge_files(config: Config, name: str, password: Secret | None, folder: Path) -> dict[str, File]:
+    edge = config.edges[name]
+    values = {
+        "name": name,
+        "region": edge.region,
+        "listen": edge.sip,
+        "host": _host(edge.sip),
+        "folder": folder,
+        "fleet_key": prefix(config.fleet),
+        "reservation_s": config.placement.reservation_s,
+        "retry_after_s": config.placement.retry_after_s,
+        "redis": _redis(config, password),
+        "node_addresses": sorted({_address(n.sip) for n in config.nodes.values()}),
+        "peers": [ipaddress.ip_network(network) for network in edge.peers],
+    }
+    sips = {n: node.sip for n, node in config.nodes.items() if not node.standby}
+    return {
+        "kamailio.cfg": File(fill("kamailio/kamailio.cfg.j2", values)),
+        "pbxctl-redis.cfg": File(fill("kamailio/pbxctl-redis.cfg.j2", values), 0o600),
+        "pbxctl-address.list": File(fill("kamailio/pbxctl-address.list.j2", values)),
+        "pbxctl-dispatcher.list": File(dispatcher_list(config, edge.region, sips), keep=True),
+    }
+
+
+def dispatcher_list(config: Config, region: str, sips: dict[str, str]) -> str:
+    """Kamailio's list for the time without Redis, of `sips` (node name to host:port)."""
+    near = [sip for name, sip in sips.items() if config.nodes[name].region == region]
+    far = [sip for name, sip in sips.items() if config.nodes[name].region != region]
+    return fill("kamailio/pbxctl-dispatcher.list.j2", {"near": near, "far": far})
+
+
+def asterisk_files(config: Config, name: str, password: Secret, folder: Path) -> dict[str, File]:
+    values = _node_values(config, name, password, folder)
+    ours = ("pbxctl-pjsip.conf", "pbxctl-extensions.conf")
+    yours = (
+        "pbxctl-services.conf",
+        "pbxctl-queues.conf",
+        "pjsip.conf",
+        "extensions.conf",
+        "queues.conf",
+        "manager.conf",
+        "rtp.conf",
+    )
+    files = {path: File(fill(f"asterisk/{path}.j2", values)) for path in ours}
+    files |= {path: File(fill(f"asterisk/{path}.j2", values), keep=True) for path in yours}
+    manager = "pbxctl-manager.conf"
+    files[manager] = File(fill(f"asterisk/{manager}.j2", values), 0o600)
+    return files
+
+
+def freeswitch_files(config: Config, name: str, password: Secret, folder: Path) -> dict[str, File]:
+    raise NotImplementedError
+
+
+def _node_values(config: Config, name: str, password: Secret, folder: Path) -> dict[str, Any]:
+    node = config.nodes[name]
+    host, port = split_address(node.control)
+    agent = config.agent
+    return {
+        "name": name,
+        "region": node.region,
+        "edge": node.edge,
+        "folder": folder,
+        "sip": node.sip,
+        "sip_host": _host(node.sip),
+        "sip_port": split_address(node.sip)[1],
+        "control_host": host,
+        "control_port": port,
+        "control_from": [ipaddress.ip_network(network) for network in node.control_from],
+        "user": node.user,
+        "password": password,
+        "trunk_addresses": _trunk_addresses(config, name),
+        "others": [{"name": n, "sip": o.sip} for n, o in config.nodes.items() if n != name],
+        "ranges": config.numbers,
+        "agent": f"http://{agent.host}:{agent.port}",
+        "wait_s": round(agent.deadline_ms / 1000 + _AGENT_GRACE_S, 3),
+        "calls_max": node.calls_max,
+    }
+
+
+def _trunk_addresses(config: Config, name: str) -> list[str]:
+    """Who may place calls on the node: every edge, and every other PBX that acts as one."""
+    edges = [edge.sip for edge in config.edges.values()]
+    edges += [node.sip for n, node in config.nodes.items() if node.edge and n != name]
+    return sorted({_address(sip) for sip in edges})
+
+
+def _host(address: str) -> str:
+    """The host part as a SIP URI has it, IPv6 in brackets."""
+    return address.rsplit(":", 1)[0]
+
+
+def _address(address: str) -> str:
+    """The host part, which must be an IP address: peers are known by it, names can be forged."""
+    host = split_address(address)[0]
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError as error:
+        raise UsageError(
+            f"{address}: trunk peers are told apart by IP address, not by name",
+            hint="write the address into `sip`, as in 192.0.2.10:5060",
+        ) from error
+
+
+def _redis(config: Config, password: Secret | None) -> dict[str, object]:
+    """What Kamailio's ndb_redis needs; it knows neither TLS nor users."""
+    url = urlsplit(config.redis.url or f"unix://{config.state_path / 'redis.sock'}")
+    if url.username or url.password:
+        raise UsageError("redis.url holds a user or password", hint="use redis.password_file")
+    values: dict[str, object] = {
+        "unix": "",
+        "host": "",
+        "port": 6379,
+        "db": 0,
+        "password": password,
+    }
+    if url.scheme == "unix":
+        return values | {"unix": url.path}
+    if url.scheme != "redis" or not url.hostname:
+        raise UsageError(
+            f"Kamailio cannot reach Redis by {url.scheme}://",
+            hint="give the edge a plain redis:// or unix:// address, through stunnel if need be",
+        )
+    try:
+        db = int(url.path.strip("/") or 0)
+        port = url.port or 6379
+    except ValueError as error:
+        raise UsageError(f"redis.url: {error}", hint="as in redis://192.0.2.1:6379/0") from error
+    return values | {"host": url.hostname, "port": port, "db": db}
+
+
+__all__ = ["File", "NodeConfig", "Rendered", "dispatcher_list", "folder_of", "render"]

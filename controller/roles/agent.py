@@ -1,0 +1,135 @@
+"""The agent: beside the PBXs and Kamailio of one machine, for the dialplans on it.
+
+Answers their route questions on loopback, reports the host's load, keeps a snapshot of the fleet
+and the dispatcher list. Redis may be away at any time, also at the start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import random
+from collections.abc import Collection
+
+from aiohttp import web
+
+from controller.agent import snapshots
+from controller.agent.answers import Answers
+from controller.agent.host_load import busy_share, read_cpu_times, read_load1
+from controller.config import Config
+from controller.errors import ConfigError, PbxctlError, UsageError
+from controller.fleet.functions import Fleet, connect
+from controller.routing.fallback import Snapshot
+
+_log = logging.getLogger(__name__)
+REFRESH_S = 1.0
+#: a picture that changes only in its numbers goes to disk this often
+SAVE_S = 5.0
+
+
+async def run(config: Config, names: Collection[str] | None, stop: asyncio.Event) -> None:
+    """Runs until `stop`. names: the nodes and edges on this machine, None for all of the config.
+
+    Raises UsageError for an unknown name, ConfigError when the port cannot be had or is not on
+    loopback.
+    """
+    here = set(names if names is not None else (*config.nodes, *config.edges))
+    if unknown := here - set(config.nodes) - set(config.edges):
+        raise UsageError(f"there is no node or edge {', '.join(sorted(unknown))}")
+    answers_fleet = Fleet(connect(config, timeout_s=config.agent.deadline_ms / 1000), config.fleet)
+    fleet = Fleet(connect(config), config.fleet)
+    answers = Answers(config, answers_fleet)
+    answers.snapshot = snapshots.read(snapshots.path_of(config))
+    runner = web.AppRunner(answers.app(), access_log=None, handler_cancellation=False)
+    await runner.setup()
+    try:
+        await _listen(config, runner)
+        async with asyncio.TaskGroup() as tasks:
+            loops = [
+                tasks.create_task(_refresh(config, fleet, answers, here)),
+                tasks.create_task(_report(fleet, sorted(here & set(config.nodes)))),
+            ]
+            await stop.wait()
+            for loop in loops:
+                loop.cancel()
+    finally:
+        await runner.cleanup()
+        await fleet.close()
+        await answers_fleet.close()
+
+
+async def _listen(config: Config, runner: web.AppRunner) -> None:
+    host, port = config.agent.host, config.agent.port
+    try:
+        if not ipaddress.ip_address(host).is_loopback:
+            raise ValueError("is not a loopback address")
+        await web.TCPSite(runner, host, port).start()
+    except (ValueError, OSError) as error:
+        raise ConfigError(
+            f"the agent cannot listen on {host}:{port}: {error}",
+            file=config.source,
+            key="agent.host" if isinstance(error, ValueError) else "agent.port",
+            hint="whoever reaches the agent can place calls: 127.0.0.1 and a free port",
+        ) from error
+
+
+async def _refresh(config: Config, fleet: Fleet, answers: Answers, here: set[str]) -> None:
+    edges = sorted(here & set(config.edges))
+    loop = asyncio.get_running_loop()
+    saved: Snapshot | None = None
+    saved_s = 0.0
+    away = False
+    while True:
+        try:
+            snapshot = snapshots.take(await fleet.nodes())
+            if away:
+                _log.warning("Redis answers again")
+            away = False
+        except PbxctlError as error:
+            if not away:
+                _log.warning("the fleet's picture stays as it is: %s", error)
+            away = True
+        else:
+            if snapshot.nodes:  # an emptied Redis knows less than we do
+                answers.snapshot = snapshot
+                await _lists(config, edges, snapshot)
+                changed = saved is None or _states(saved) != _states(snapshot)
+                if changed or loop.time() - saved_s > SAVE_S:
+                    await _save(config, snapshot)
+                    saved, saved_s = snapshot, loop.time()
+        await asyncio.sleep(REFRESH_S * random.uniform(0.9, 1.1))  # noqa: S311 - spreads agents
+
+
+def _states(snapshot: Snapshot) -> dict[str, str]:
+    return {node.name: node.state for node in snapshot.nodes}
+
+
+async def _save(config: Config, snapshot: Snapshot) -> None:
+    try:
+        await asyncio.to_thread(snapshots.write, snapshots.path_of(config), snapshot)
+    except OSError as error:
+        _log.warning("the snapshot cannot be kept on disk: %s", error)
+
+
+async def _lists(config: Config, edges: list[str], snapshot: Snapshot) -> None:
+    for edge in edges:
+        try:
+            if await snapshots.update_list(config, edge, snapshot):
+                _log.info("dispatcher list of %s brought in step", edge)
+        except OSError as error:
+            _log.warning("the dispatcher list of %s cannot be written: %s", edge, error)
+
+
+async def _report(fleet: Fleet, nodes: list[str]) -> None:
+    before = read_cpu_times()
+    while True:
+        await asyncio.sleep(REFRESH_S)
+        now = read_cpu_times()
+        cpu, load1 = busy_share(before, now), read_load1()
+        before = now
+        for node in nodes:
+            try:
+                await fleet.host_report(node, cpu, load1)
+            except PbxctlError:
+                break  # _refresh says that Redis is away; the next second is soon enough
