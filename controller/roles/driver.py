@@ -1,0 +1,124 @@
+"""The driver: claims its share of the nodes by lease and runs one worker for each.
+
+Several drivers share a fleet. One that dies loses its leases after LEASE_MS; the others claim
+them within CLAIM_S more, and compare every call before a node is placed on again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+
+from controller.config import Config, NodeConfig
+from controller.errors import FleetUnreachable, StaleEpoch
+from controller.fleet.functions import Fleet, connect
+from controller.fleet.state import Lease
+from controller.model import Kind
+from controller.pbx.base import Driver
+from controller.pbx.drivers import new_driver
+from controller.pbx.hub import GreenHub
+from controller.pbx.options import OptionsProbe
+from controller.pbx.worker import Worker
+from controller.pbx.worker_metrics import LEASES
+from controller.routing.policy import policy
+
+CLAIM_S = 0.4
+LEASE_MS = 1500
+
+log = logging.getLogger(__name__)
+
+
+async def run(config: Config, stop: asyncio.Event) -> None:
+    """Drives nodes until `stop` is set; then gives the leases back, and leaves calls alone."""
+    fleet = Fleet(connect(config), config.fleet)
+    probe = OptionsProbe()
+    hub = GreenHub()
+    crew = _Crew(config, fleet, probe, hub)
+    await probe.open()
+    if any(node.kind is Kind.FREESWITCH for node in config.nodes.values()):
+        hub.start()
+    try:
+        while not stop.is_set():
+            await crew.claim()
+            try:
+                await asyncio.wait_for(stop.wait(), CLAIM_S)
+            except TimeoutError:
+                continue
+    finally:
+        await crew.end()
+        probe.close()
+        hub.stop()
+        await fleet.close()
+
+
+class _Crew:
+    def __init__(self, config: Config, fleet: Fleet, probe: OptionsProbe, hub: GreenHub) -> None:
+        self._config = config
+        self._fleet = fleet
+        self._probe = probe
+        self._hub = hub
+        self._owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._policy = policy(config)
+        self._workers: dict[str, tuple[Worker, asyncio.Task[None]]] = {}
+        self._away = False
+
+    async def claim(self) -> None:
+        """Renews the leases, takes free ones, and brings the workers in step with them."""
+        try:
+            leases = await self._fleet.claim(self._owner, LEASE_MS, self._config.nodes)
+            # Each round, not once: Redis may have come back empty since the last one.
+            await self._fleet.set_policy(self._policy, replace=False)
+        except FleetUnreachable as error:
+            # The links and what they tell are kept: the next lease finds them warm.
+            if not self._away:
+                log.warning("%s; %d nodes stay linked", error.message, len(self._workers))
+            self._away = True
+            return
+        if self._away:
+            log.warning("Redis answers again")
+            self._away = False
+        held = {lease.node: lease for lease in leases}
+        for name in set(self._workers) - set(held):
+            log.info("node %s: its lease went to another driver", name)
+            await self._dismiss(name)
+        for lease in leases:
+            self._employ(lease)
+        LEASES.set(len(held))
+
+    def _employ(self, lease: Lease) -> None:
+        known = self._workers.get(lease.node)
+        if known and not known[1].done():
+            known[0].renew(lease)
+            return
+        if known and (error := known[1].exception()):
+            log.error("node %s: its worker failed", lease.node, exc_info=error)
+        node = self._config.nodes[lease.node]
+        worker = Worker(
+            self._fleet,
+            lease,
+            node,
+            self._config.path(node.password_file),
+            self._probe,
+            self._owner,
+            self._driver,
+        )
+        task = asyncio.create_task(worker.run(), name=f"worker {lease.node}")
+        self._workers[lease.node] = (worker, task)
+
+    def _driver(self, node: NodeConfig, secret: str) -> Driver:
+        return new_driver(node, secret, self._hub)
+
+    async def _dismiss(self, name: str) -> None:
+        _, task = self._workers.pop(name)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def end(self) -> None:
+        await asyncio.gather(*(self._dismiss(name) for name in list(self._workers)))
+        try:
+            await self._fleet.release(self._owner)
+        except (FleetUnreachable, StaleEpoch):
+            log.debug("Redis is away; the leases end by themselves")

@@ -1,0 +1,83 @@
+"""The steward: of all that run, one leads; it keeps the fleet's data in step with the config.
+
+The leader sets the policy, forgets nodes that left the config, and tells of every change of a
+node's state, in the log and as a metric. Placement goes on without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+
+from prometheus_client import Counter, Gauge
+
+from controller.config import Config
+from controller.errors import FleetUnreachable
+from controller.fleet.functions import Fleet, connect
+from controller.fleet.state import NodeView
+from controller.model import NodeState
+from controller.routing.policy import policy
+
+ROUND_S = 0.5
+LEAD_MS = 2000
+
+LEADS = Gauge("pbxctl_steward_leads", "1 while this steward is the leader.")
+CHANGES = Counter(
+    "pbxctl_node_state_changes_total", "Changes of a node's state.", ["node", "state"]
+)
+
+log = logging.getLogger(__name__)
+
+
+async def run(config: Config, stop: asyncio.Event) -> None:
+    """Stands for election and leads, until `stop` is set."""
+    fleet = Fleet(connect(config), config.fleet)
+    owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    epoch: str | None = None
+    before: dict[str, NodeState] = {}
+    try:
+        while not stop.is_set():
+            try:
+                now_epoch = await fleet.lead("steward", owner, LEAD_MS)
+                if now_epoch and now_epoch != epoch:
+                    log.info("leads the fleet")
+                    await _bring_in_step(config, fleet)
+                epoch = now_epoch
+                if epoch:
+                    before = tell_changes(before, await fleet.nodes())
+            except FleetUnreachable as error:
+                if epoch:
+                    log.warning("%s", error.message)
+                epoch = None
+            LEADS.set(1 if epoch else 0)
+            try:
+                await asyncio.wait_for(stop.wait(), ROUND_S)
+            except TimeoutError:
+                continue
+    finally:
+        await fleet.close()
+
+
+async def _bring_in_step(config: Config, fleet: Fleet) -> None:
+    await fleet.set_policy(policy(config))
+    gone = {node.name for node in await fleet.nodes()} - set(config.nodes)
+    if gone:
+        log.info("forgets nodes that left the config: %s", ", ".join(sorted(gone)))
+        await fleet.forget(sorted(gone))
+
+
+def tell_changes(before: dict[str, NodeState], nodes: list[NodeView]) -> dict[str, NodeState]:
+    """Logs and counts each node whose state is another one; answers the states now."""
+    for node in nodes:
+        if before.get(node.name) not in (None, node.state):
+            level = logging.WARNING if node.state is NodeState.DOWN else logging.INFO
+            why = node.problem or node.reason
+            log.log(
+                level, "node %s: %s, was %s%s", node.name, node.state.value,
+                before[node.name].value, f" ({why})" if why else "",
+            )  # fmt: skip
+            CHANGES.labels(node.name, node.state.value).inc()
+    return {node.name: node.state for node in nodes}
