@@ -81,6 +81,9 @@ step() {
     tail -n 25 "$log" >&2
     if grep -qi 'no space left' "$log"; then
       die "$what failed: the disk is full" "Free some space and run make setup again."
+    elif grep -qi 'CERTIFICATE_VERIFY_FAILED' "$log"; then
+      die "$what failed: the package index shows a certificate that this machine does not trust" \
+        "Behind an inspecting proxy, name its CA file in PIP_CERT and run make setup again."
     elif grep -qiE 'could not resolve|temporary failure|connection (refused|timed out)|unable to connect|network is unreachable|failed getting release|max retries' "$log"; then
       die "$what failed: the network or the mirror does not answer" \
         "Check the machine's network, proxy (http_proxy, https_proxy) and apt sources, then run make setup again."
