@@ -62,7 +62,7 @@ class Run:
             os.close(lock)
         self.folder.mkdir(parents=True)
         self._next_host = FIRST_HOST
-        self._cut: set[str] = set()
+        self._cut: set[tuple[str, str]] = set()
         self._table_made = False
         env = {k: v for k, v in os.environ.items() if k != sweep.MARK}
         whose = [str(os.getpid()), str(self.number), str(self.folder)]
@@ -116,6 +116,13 @@ class Run:
 
     def cut(self, address: str) -> None:
         """From now on no packet from or to `address` arrives; nobody is told."""
+        self._drop("cut", address)
+
+    def deafen(self, address: str) -> None:
+        """From now on SIP over UDP to `address` does not arrive; all else does."""
+        self._drop("deaf", address)
+
+    def _drop(self, what: str, address: str) -> None:
         name = sweep.table(self.number)
         if not self._table_made:
             # The input hook alone: a drop on output would show the sender an EPERM, which no
@@ -123,21 +130,24 @@ class Run:
             _nft(
                 f"""table inet {name} {{
                     set cut {{ type ipv4_addr; }}
+                    set deaf {{ type ipv4_addr; }}
                     chain arrive {{
                         type filter hook input priority -300; policy accept;
                         ip saddr @cut drop
                         ip daddr @cut drop
+                        ip daddr @deaf udp dport 5060 drop
                     }}
                 }}"""
             )
             self._table_made = True
-        _nft(f"add element inet {name} cut {{ {address} }}")
-        self._cut.add(address)
+        _nft(f"add element inet {name} {what} {{ {address} }}")
+        self._cut.add((what, address))
 
     def heal(self, address: str) -> None:
-        if address in self._cut:
-            _nft(f"delete element inet {sweep.table(self.number)} cut {{ {address} }}")
-            self._cut.discard(address)
+        for what in ("cut", "deaf"):
+            if (what, address) in self._cut:
+                _nft(f"delete element inet {sweep.table(self.number)} {what} {{ {address} }}")
+                self._cut.discard((what, address))
 
 
 def _free_numbers() -> Iterator[tuple[int, int]]:
