@@ -115,7 +115,9 @@ class Ours(Client):
 
     def list(self) -> asyncio.Future[Any]:
         return asyncio.ensure_future(
-            self.link.ask_list("CoreShowChannels", "CoreShowChannel", str, deadline_s=1.0)
+            self.link.ask_list(
+                "CoreShowChannels", "CoreShowChannel", lambda _: None, deadline_s=1.0
+            )
         )
 
     def close(self) -> None:
