@@ -65,6 +65,13 @@ def test_the_size_cap_does_not_depend_on_the_split(over: int, step: int) -> None
     assert feed(chunks) == (([], True) if over > 0 else ([message], False))
 
 
+@pytest.mark.parametrize("early", [1, 2, 3])
+def test_the_longest_message_may_come_without_the_end_of_its_blank_line(early: int) -> None:
+    message = b"V: ".ljust(MESSAGE_MAX, b"9")
+    stream = GREETING + message + b"\r\n\r\n"
+    assert feed([stream[:-early], stream[-early:]]) == ([message], False)
+
+
 def test_an_endless_message_is_refused_before_it_ends() -> None:
     framer = Framer()
     list(framer.feed(GREETING))

@@ -16,6 +16,7 @@ import pytest
 from controller.errors import ProtocolViolation
 from controller.pbx import ami
 from controller.pbx.ami import Link
+from controller.pbx.ami_message import Received
 from controller.pbx.asterisk import AsteriskDriver
 
 ROWS = 50_000
@@ -93,11 +94,11 @@ async def test_fifty_thousand_rows_do_not_stall_the_loop(node: Node) -> None:
     await driver.close()
 
 
-async def test_a_list_has_a_cap(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_list_has_a_cap(node: Node) -> None:
     link = Link("127.0.0.1", node.port, on_lost=lambda _: None)
     await link.connect("u", "s")
     node.rows = ami.ROWS_MAX + 1
-    seen = []
+    seen: list[Received] = []
     with pytest.raises(ProtocolViolation):
         await link.ask_list("CoreShowChannels", "CoreShowChannel", seen.append)
     assert len(seen) == ami.ROWS_MAX
