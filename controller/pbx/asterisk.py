@@ -64,6 +64,7 @@ from controller.pbx.asterisk_calls import (
 from controller.pbx.base import COMMAND_DEADLINE_S, VALUE_MAX_CHARS, Driver
 
 QUEUE_MAX = 50_000
+CALLS_AT_ONCE = 1_000  # of a long list, before the loop gets its turn
 LOAD_INTERVAL_S = 1.0
 CALL_EVENTS = ("Newchannel", "Newstate", "Hangup", "BridgeEnter", "BridgeLeave", "VarSet")
 #: what `reload` accepts, and the module that serves it
@@ -171,7 +172,12 @@ class AsteriskDriver(Driver):
 
         await self._link.ask_list("CoreShowChannels", "CoreShowChannel", on_row)
         self._tell(self._calls.listed(before, truth.legs))
-        return list(truth.calls(self._calls))
+        calls = []
+        for call in truth.calls(self._calls):
+            calls.append(call)
+            if len(calls) % CALLS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return calls
 
     async def originate(self, request: OriginateRequest) -> str:
         if not PLACEMENT_ID.fullmatch(request.placement):

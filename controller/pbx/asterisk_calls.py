@@ -20,7 +20,8 @@ Invariant: a pbx_id is announced once and ended once, in this order, for the lif
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from controller.model import CallAnswered, CallEnded, CallPlaced, CallStarted, CallTruth, NodeEvent
 from controller.pbx.ami_message import Received
@@ -34,20 +35,20 @@ LEGS_MAX = 200_000
 REMEMBERED = 10_000  # how many gone legs and ended calls are kept to recognise echoes of them
 
 
-@dataclass(slots=True)
-class Leg:
+# gc=False and dicts of plain strings: Python's garbage collector does not track them. Tracked,
+# 50,000 calls make each full collection stall the loop for 130 ms.
+class Leg(msgspec.Struct, gc=False):
     linkedid: str
     channel: str  # e.g. PJSIP/trunk-0000001a
     bridge: str = ""
 
 
-@dataclass(slots=True)
-class Call:
+class Call(msgspec.Struct, gc=False):
     since_s: float
     caller: str
     callee: str
     placement: str = ""
-    legs: set[str] = field(default_factory=set)
+    legs: dict[str, None] = msgspec.field(default_factory=dict)
     announced: bool = False
     answered: bool = False
     cause: int = 0
@@ -175,7 +176,7 @@ class Calls:
         leg = self.legs.get(uniqueid)
         if leg is None:
             self.legs[uniqueid] = Leg(linkedid, headers.get("Channel", ""))
-            call.legs.add(uniqueid)
+            call.legs[uniqueid] = None
         elif leg.linkedid != linkedid:
             self._move(uniqueid, linkedid, out)
         if not call.placement and (placement := placement_of(message)):
@@ -205,8 +206,8 @@ class Calls:
     def _move(self, uniqueid: str, linkedid: str, out: list[NodeEvent]) -> None:
         leg = self.legs[uniqueid]
         old, leg.linkedid = leg.linkedid, linkedid
-        self.calls[linkedid].legs.add(uniqueid)
-        self.calls[old].legs.discard(uniqueid)
+        self.calls[linkedid].legs[uniqueid] = None
+        self.calls[old].legs.pop(uniqueid, None)
         self._end_if_empty(old, out)
 
     def _hangup(self, uniqueid: str, cause: str, out: list[NodeEvent]) -> None:
@@ -214,7 +215,7 @@ class Calls:
         leg = self.legs.pop(uniqueid)
         self._gone.add(uniqueid)
         call = self.calls[leg.linkedid]
-        call.legs.discard(uniqueid)
+        call.legs.pop(uniqueid, None)
         number = int(cause) if cause.isdecimal() and len(cause) <= 3 else 0
         # The first leg's cause is what the caller was told; the last leg's serves without it.
         if uniqueid == leg.linkedid or not call.cause:
@@ -276,7 +277,7 @@ class Truth:
                 first.legs, first.placement = call.legs, call.placement
                 first.answered = False
             call = self._calls[linkedid] = first
-        call.legs.add(uniqueid)
+        call.legs[uniqueid] = None
         call.placement = call.placement or placement_of(row)
         if headers.get("ChannelState") == UP and (
             uniqueid == linkedid or linkedid not in call.legs

@@ -124,7 +124,8 @@ class Replay:
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._renamed: dict[bytes, bytes] = {}
-        self.refuse_login = False
+        self.port = 0
+        self.refuse_login = False  # as Asterisk does: the refusal, then the link closes
         self.frozen = False
         #: everything the client sent, in order, by action
         self.actions: list[Received] = []
@@ -133,7 +134,8 @@ class Replay:
 
     async def start(self, host: str) -> int:
         self._server = await asyncio.start_server(self._serve, host, 0)
-        return int(self._server.sockets[0].getsockname()[1])
+        self.port = int(self._server.sockets[0].getsockname()[1])
+        return self.port
 
     async def stop(self) -> None:
         self.drop()
@@ -183,12 +185,15 @@ class Replay:
         self.actions.append(action)
         if self.intercept is not None and self.intercept(action, self):
             return
-        name, action_id = action.headers["Action"], action.headers["ActionID"].encode()
+        name = action.headers.get("Action", "")
+        action_id = action.headers.get("ActionID", "").encode()
         known = self._find(action)
         if known is None or (name == "Login" and self.refuse_login):
             why = b"Authentication failed" if name == "Login" else b"Invalid/unknown command"
             refusal = b"Response: Error\r\nActionID: %s\r\nMessage: %s" % (action_id, why)
             self.send(refusal + END, writer)
+            if name == "Login":
+                writer.close()
             return
         if "ChannelId" in action.headers:
             old = known.request.headers["ChannelId"].encode()
@@ -206,13 +211,14 @@ class Replay:
 
     def _find(self, action: Received) -> Exchange | None:
         """The same action in the current section, else the last one before it, else any."""
+        name = action.headers.get("Action", "")
         order = [*self.sections[self._current :: -1], *self.sections[self._current + 1 :]]
         for exact in (True, False):  # a Hangup of a channel that the recording does not name
             for section in order:
                 for exchange in reversed(section.exchanges):
                     ours, theirs = exchange.request.headers, action.headers
-                    telling = TELLING[: 4 if theirs["Action"] == "Getvar" else 3 if exact else 2]
-                    if ours["Action"] == theirs["Action"] and all(
+                    telling = TELLING[: 4 if name == "Getvar" else 3 if exact else 2]
+                    if ours["Action"] == name and all(
                         ours.get(each) == theirs.get(each) for each in telling
                     ):
                         return exchange

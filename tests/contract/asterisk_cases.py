@@ -12,8 +12,8 @@ from typing import ClassVar
 import pytest
 
 from controller.pbx.asterisk import AsteriskDriver
-from tests.contract.asterisk_node import AMI_PORT, ROOT, SIP_PORT, USER, AsteriskNode
 from tests.contract.ami_wire import DATA, Replay
+from tests.contract.asterisk_node import AMI_PORT, ROOT, SIP_PORT, USER, AsteriskNode
 from tests.contract.case import Case
 
 SCENARIO = Path(__file__).with_name("uac.xml")

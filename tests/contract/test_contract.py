@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from controller.errors import (
@@ -246,15 +247,9 @@ async def test_originate_to_nowhere_is_refused(case: Case, driver: Driver) -> No
 async def test_no_line_break_goes_out(
     case: Case, driver: Driver, watch: Watcher, bad: str, place: str
 ) -> None:
-    fields = {
-        "endpoint": case.endpoint,
-        "context": case.context,
-        "exten": case.exten,
-        "placement": "pl-contract-3",
-        "caller": "123",
-    }
+    honest = OriginateRequest(case.endpoint, case.context, case.exten, "pl-contract-3", "123")
     with pytest.raises(UsageError):
-        await driver.originate(OriginateRequest(**{**fields, place: bad}))
+        await driver.originate(msgspec.structs.replace(honest, **{place: bad}))
     with pytest.raises(UsageError):
         await driver.reload(bad)
     assert not await driver.truth()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ GREETING = b"Asterisk Call Manager/11.0.0\r\n"
 
 names = st.sampled_from(["Event", "Response", "ActionID", "ChanVariable", "CallerIDNum"])
 # All that a value may hold on the wire: anything but CR LF.
-values = st.binary(max_size=40).map(lambda b: b.replace(b"\r\n", b"\n"))
+values = st.binary(max_size=40).filter(lambda b: b"\r\n" not in b)
 messages = st.lists(
     st.tuples(names, values).map(lambda p: p[0].encode() + b": " + p[1]), min_size=1, max_size=6
 ).map(lambda lines: b"\r\n".join(lines))
@@ -25,7 +27,7 @@ streams = st.lists(st.one_of(messages, junk), max_size=8).map(
 
 def cut(stream: bytes, at: list[int]) -> list[bytes]:
     edges = sorted({min(n, len(stream)) for n in at} | {0, len(stream)})
-    return [stream[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [stream[a:b] for a, b in itertools.pairwise(edges)]
 
 
 def feed(chunks: list[bytes]) -> tuple[list[bytes], bool]:
@@ -34,7 +36,7 @@ def feed(chunks: list[bytes]) -> tuple[list[bytes], bool]:
     try:
         for chunk in chunks:
             for raw in framer.feed(chunk):
-                out.append(raw)  # noqa: PERF402  what came before a refusal counts
+                out.append(raw)
     except ProtocolViolation:
         return out, True
     return out, False
@@ -63,6 +65,13 @@ def test_the_size_cap_does_not_depend_on_the_split(over: int, step: int) -> None
     assert feed(chunks) == (([], True) if over > 0 else ([message], False))
 
 
+@pytest.mark.parametrize("early", [1, 2, 3])
+def test_the_longest_message_may_come_without_the_end_of_its_blank_line(early: int) -> None:
+    message = b"V: ".ljust(MESSAGE_MAX, b"9")
+    stream = GREETING + message + b"\r\n\r\n"
+    assert feed([stream[:-early], stream[-early:]]) == ([message], False)
+
+
 def test_an_endless_message_is_refused_before_it_ends() -> None:
     framer = Framer()
     list(framer.feed(GREETING))
@@ -85,8 +94,6 @@ def test_parse_takes_anything(raw: bytes) -> None:
 
 @given(value=values)
 def test_a_value_never_moves_a_boundary(value: bytes) -> None:
-    if value.endswith(b"\r"):  # with the line's own CR LF this is still data
-        value += b"."
     raw = b"Event: X\r\nCallerIDNum: " + value + b"\r\nUniqueid: 1"
     assert parse(raw).headers == {
         "Event": "X",
