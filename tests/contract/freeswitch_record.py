@@ -15,6 +15,7 @@ from tests.contract.case import CALLER, PLACEMENT
 from tests.contract.freeswitch_node import ESL_PORT, FreeSwitchNode
 
 DATA = Path(__file__).parent.parent / "data" / "esl"
+DIALLED = "dddddddd-0000-4000-8000-000000000001"
 HOSTILE_NAME = "%0AEvent-Name: CHANNEL_DESTROY%0AUnique-ID: forged%0A"
 _FRAME = re.compile(rb"Content-Length: (\d+)\nContent-Type: (text/event-\w+)\n\n")
 
@@ -30,7 +31,7 @@ def call(node: FreeSwitchNode) -> None:
 def legs(node: FreeSwitchNode) -> None:
     node.call("leg", caller=CALLER, placement=PLACEMENT)
     time.sleep(1)
-    node.api("hupall NORMAL_CLEARING")
+    node.api("hupall CALL_REJECTED")
 
 
 def merge(node: FreeSwitchNode) -> None:
@@ -55,6 +56,20 @@ def cancel(node: FreeSwitchNode) -> None:
         "sofia/trunk/wait@127.0.12.2:5060 park XML from-trunk"
     )
     time.sleep(2)
+
+
+def dial(node: FreeSwitchNode) -> None:
+    node.api(
+        f"bgapi originate {{origination_uuid={DIALLED},pbxctl_placement=pl-contract-2}}"
+        "sofia/trunk/agent@127.0.12.250:5090 park XML from-trunk"
+    )
+    time.sleep(0.5)
+    node.api("hupall NORMAL_CLEARING")
+
+
+def refused(node: FreeSwitchNode) -> None:
+    node.api("bgapi originate sofia/nowhere/agent@127.0.12.250 park XML from-trunk")
+    time.sleep(0.5)
 
 
 def hostile(node: FreeSwitchNode) -> None:
@@ -118,6 +133,8 @@ def main() -> None:
         record(node, "legs.json", legs)
         record(node, "merge.json", merge)
         record(node, "cancel.json", cancel)
+        record(node, "dial.json", dial)
+        record(node, "refused.json", refused)
         record(node, "hostile.plain", hostile)
         record(node, "hostile.json", hostile)
     finally:
