@@ -28,7 +28,7 @@ class Case(ABC):
 
     name: ClassVar[str]
     #: verbs beyond start/stop/driver/cut: "call" (ring, answer, end), "two_legs", "freeze",
-    #: "inject", "originate", "hangup", "drain", "secure", "wrong_password"
+    #: "inject", "originate", "hangup", "drain", "secure", "wrong_password", "repeat"
     can: ClassVar[frozenset[str]]
 
     @abstractmethod
@@ -68,15 +68,21 @@ class Case(ABC):
         raise NotImplementedError
 
     async def inject(self, hostile: str) -> None:
-        """Sends the driver one of the malicious cases named in HOSTILE, on the open link."""
+        """Sends one of the malicious cases in `hostile` or `fatal` on the open link."""
         raise NotImplementedError
 
-    #: malicious cases that `inject` knows, that must cost nothing: name -> what it is
+    async def repeat(self) -> None:
+        """The PBX tells everything of the last ring, answer, end once more, on the open link."""
+        raise NotImplementedError
+
+    #: malicious cases that `inject` knows. Each holds exactly one honest new call, unanswered,
+    #: with hostile values in it; the link must stay and the call must be told once
     hostile: ClassVar[Sequence[str]] = ()
     #: malicious cases that must end the link with ProtocolViolation or LinkLost, at once
     fatal: ClassVar[Sequence[str]] = ()
     #: an endpoint and context/exten that `originate` can reach, one that does not exist
     endpoint: ClassVar[str] = ""
+    dead_endpoint: ClassVar[str] = ""
     context: ClassVar[str] = ""
     exten: ClassVar[str] = ""
 

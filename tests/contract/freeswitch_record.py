@@ -82,7 +82,15 @@ def _leg(node: FreeSwitchNode) -> str:
     return node.api("show channels").splitlines()[1].split(",")[0]
 
 
+def _sessions(node: FreeSwitchNode) -> int:
+    found = re.search(r"^(\d+) session\(s\) - peak", node.api("status"), re.MULTILINE)
+    assert found is not None
+    return int(found[1])
+
+
 def record(node: FreeSwitchNode, name: str, story: Callable[[FreeSwitchNode], None]) -> None:
+    while _sessions(node):
+        time.sleep(0.1)  # the story before must not end in this one
     form = name.split(".")[1]
     events = "all" if story is hostile else EVENTS
     link = socket.create_connection((node.address, ESL_PORT))

@@ -64,7 +64,7 @@ def test_any_chunking_gives_the_same_frames(cuts: list[int]) -> None:
 def test_recordings_byte_by_byte_and_whole(path: Path) -> None:
     data = path.read_bytes()
     whole = read(data)
-    assert len(whole) > 5
+    assert len(whole) >= 3
     assert read(*(data[i : i + 1] for i in range(len(data)))) == whole
     assert all(decode_event(each) is not None for each in whole)
 
