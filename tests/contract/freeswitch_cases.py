@@ -72,8 +72,10 @@ class LiveFreeSwitch(_FreeSwitchCase):
         self.node.call("wait", caller=CALLER, placement=PLACEMENT, port=next(self._ports))
 
     async def answer(self) -> None:
-        listed = await self._api("show channels")
-        await self._api(f"uuid_answer {listed.splitlines()[1].split(',')[0]}")
+        leg = ""
+        while not leg:  # the list comes late
+            leg = (await self._api("show channels")).splitlines()[1].partition(",")[0]
+        await self._api(f"uuid_answer {leg}")
 
     async def end(self) -> None:
         await self._api("hupall NORMAL_CLEARING")

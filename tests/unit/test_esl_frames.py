@@ -72,7 +72,8 @@ def test_recordings_byte_by_byte_and_whole(path: Path) -> None:
 @given(st.binary(max_size=2000), st.lists(st.integers(0, 10_000), max_size=5))
 def test_any_bytes_end_in_frames_or_a_violation(data: bytes, cuts: list[int]) -> None:
     def outcome(chunks: list[bytes]) -> tuple[list[Frame], bool]:
-        reader, frames = FrameReader(), []
+        reader = FrameReader()
+        frames: list[Frame] = []
         try:
             for chunk in chunks:
                 frames += reader.feed(chunk)
