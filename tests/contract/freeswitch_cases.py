@@ -72,10 +72,11 @@ class LiveFreeSwitch(_FreeSwitchCase):
         self.node.call("wait", caller=CALLER, placement=PLACEMENT, port=next(self._ports))
 
     async def answer(self) -> None:
-        leg = ""
-        while not leg:  # the list comes late
-            leg = (await self._api("show channels")).splitlines()[1].partition(",")[0]
-        await self._api(f"uuid_answer {leg}")
+        leg = None
+        while leg is None:  # the list is some 100 ms late
+            listed = await self._api("show channels")
+            leg = re.search(r"^[0-9a-f-]{36}(?=,)", listed, re.MULTILINE)
+        await self._api(f"uuid_answer {leg[0]}")
 
     async def end(self) -> None:
         await self._api("hupall NORMAL_CLEARING")
