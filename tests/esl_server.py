@@ -40,7 +40,7 @@ def plain(*lines: str, tail: bytes = b"") -> bytes:
 
 
 class EslServer:
-    """greeting: sent on connect. Frozen, it reads on but answers nothing; a deaf one reads nothing
+    """greeting: sent on connect. Frozen, it keeps its answers until `thaw`; a deaf one reads no
     more after the login, so that its client's send buffer fills.
     """
 
@@ -65,6 +65,8 @@ class EslServer:
         self.host, self.port = self._listener.getsockname()[:2]
         self._links: list[socket.socket] = []
         self._closed = False
+        self._held: list[tuple[socket.socket, bytes]] = []
+        self._order = threading.Lock()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def push(self, data: bytes) -> None:
@@ -76,6 +78,17 @@ class EslServer:
         for link in self._links:
             _shut(link)
         self._links.clear()
+
+    def thaw(self) -> None:
+        self.frozen = False
+        self._answer_held()
+
+    def _answer_held(self) -> None:
+        with self._order:
+            while self._held and not self.frozen:
+                link, answer = self._held.pop(0)
+                with suppress(OSError):
+                    link.sendall(answer)
 
     def drain(self) -> int:
         """Of a deaf server: reads what ever came, until the client has gone; how many bytes."""
@@ -119,8 +132,9 @@ class EslServer:
                     text = command.decode()
                     self.commands.append(text)
                     answer = self._answer(text)
-                    if answer and not self.frozen:
-                        link.sendall(answer)
+                    with self._order:
+                        self._held.append((link, answer or b""))
+                    self._answer_held()
                     if text == "exit":
                         _shut(link)
                     if self.deaf:

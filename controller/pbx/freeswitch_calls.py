@@ -56,8 +56,9 @@ class _Call:
     placement: str = ""
     told: bool = False  # CallStarted is out
     answered: bool = False
+    first: str = ""  # the leg whose end gives the call its cause
     cause: int = 0
-    legs: list[str] = field(default_factory=list)  # in the order they came; first answers
+    legs: list[str] = field(default_factory=list)  # in the order they came; legs[0] answers
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ class Calls:
             out += self._tell(call)
         if name == "CHANNEL_BRIDGE":
             out += self._merge(event.get("Bridge-A-Unique-ID"), event.get("Bridge-B-Unique-ID"))
+            call = self._by_leg[leg]
         if event.get("Answer-State") == "answered" and leg == call.legs[0]:
             out += self._answer(call)
         return out
@@ -196,6 +198,7 @@ class Calls:
             self._born += 1
             call = _Call(pbx_id, self._born, caller[:VALUE_MAX_CHARS], callee[:VALUE_MAX_CHARS])
             self._calls[pbx_id] = call
+        call.first = call.first or leg
         call.legs.append(leg)
         self._by_leg[leg] = call
         return call
@@ -205,7 +208,7 @@ class Calls:
         call = self._by_leg.pop(leg, None)
         if call is None:
             return
-        if call.legs[0] == leg or not call.cause:
+        if leg == call.first or not call.cause:
             call.cause = cause
         call.legs.remove(leg)
         if not call.legs:
@@ -257,6 +260,7 @@ class Calls:
         call = self._by_leg.pop(old, None)
         if call is not None:
             call.legs[call.legs.index(old)] = new
+            call.first = new if call.first == old else call.first
             self._by_leg[new] = call
 
 

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from io import BufferedRWPair
 from pathlib import Path
 
 ESL_PORT = 8021
@@ -194,9 +195,9 @@ class FreeSwitchNode:
             return str(stream.read(length).decode("utf-8", "replace"))
 
     @staticmethod
-    def _block(stream: socket.SocketIO | object) -> dict[str, str]:
+    def _block(stream: BufferedRWPair) -> dict[str, str]:
         head: dict[str, str] = {}
-        while (line := stream.readline().decode().strip()) or not head:  # type: ignore[attr-defined]
+        while (line := stream.readline().decode().strip()) or not head:
             if not line and not head:
                 raise OSError("closed")
             name, _, value = line.partition(": ")

@@ -15,6 +15,7 @@ from tests.contract.case import CALLER, PLACEMENT
 from tests.contract.freeswitch_node import ESL_PORT, FreeSwitchNode
 
 DATA = Path(__file__).parent.parent / "data" / "esl"
+DIALLED = "dddddddd-0000-4000-8000-000000000001"
 HOSTILE_NAME = "%0AEvent-Name: CHANNEL_DESTROY%0AUnique-ID: forged%0A"
 _FRAME = re.compile(rb"Content-Length: (\d+)\nContent-Type: (text/event-\w+)\n\n")
 
@@ -30,7 +31,7 @@ def call(node: FreeSwitchNode) -> None:
 def legs(node: FreeSwitchNode) -> None:
     node.call("leg", caller=CALLER, placement=PLACEMENT)
     time.sleep(1)
-    node.api("hupall NORMAL_CLEARING")
+    node.api("hupall CALL_REJECTED")
 
 
 def merge(node: FreeSwitchNode) -> None:
@@ -57,6 +58,20 @@ def cancel(node: FreeSwitchNode) -> None:
     time.sleep(2)
 
 
+def dial(node: FreeSwitchNode) -> None:
+    node.api(
+        f"bgapi originate {{origination_uuid={DIALLED},pbxctl_placement=pl-contract-2}}"
+        "sofia/trunk/agent@127.0.12.250:5090 park XML from-trunk"
+    )
+    time.sleep(0.5)
+    node.api("hupall NORMAL_CLEARING")
+
+
+def refused(node: FreeSwitchNode) -> None:
+    node.api("bgapi originate sofia/nowhere/agent@127.0.12.250 park XML from-trunk")
+    time.sleep(0.5)
+
+
 def hostile(node: FreeSwitchNode) -> None:
     node.call("wait", caller=CALLER, placement=PLACEMENT, display=HOSTILE_NAME)
     time.sleep(0.5)
@@ -67,7 +82,15 @@ def _leg(node: FreeSwitchNode) -> str:
     return node.api("show channels").splitlines()[1].split(",")[0]
 
 
+def _sessions(node: FreeSwitchNode) -> int:
+    found = re.search(r"^(\d+) session\(s\) - peak", node.api("status"), re.MULTILINE)
+    assert found is not None
+    return int(found[1])
+
+
 def record(node: FreeSwitchNode, name: str, story: Callable[[FreeSwitchNode], None]) -> None:
+    while _sessions(node):
+        time.sleep(0.1)  # the story before must not end in this one
     form = name.split(".")[1]
     events = "all" if story is hostile else EVENTS
     link = socket.create_connection((node.address, ESL_PORT))
@@ -118,6 +141,8 @@ def main() -> None:
         record(node, "legs.json", legs)
         record(node, "merge.json", merge)
         record(node, "cancel.json", cancel)
+        record(node, "dial.json", dial)
+        record(node, "refused.json", refused)
         record(node, "hostile.plain", hostile)
         record(node, "hostile.json", hostile)
     finally:

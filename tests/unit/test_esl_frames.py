@@ -64,7 +64,7 @@ def test_any_chunking_gives_the_same_frames(cuts: list[int]) -> None:
 def test_recordings_byte_by_byte_and_whole(path: Path) -> None:
     data = path.read_bytes()
     whole = read(data)
-    assert len(whole) > 5
+    assert len(whole) >= 3
     assert read(*(data[i : i + 1] for i in range(len(data)))) == whole
     assert all(decode_event(each) is not None for each in whole)
 
@@ -72,7 +72,8 @@ def test_recordings_byte_by_byte_and_whole(path: Path) -> None:
 @given(st.binary(max_size=2000), st.lists(st.integers(0, 10_000), max_size=5))
 def test_any_bytes_end_in_frames_or_a_violation(data: bytes, cuts: list[int]) -> None:
     def outcome(chunks: list[bytes]) -> tuple[list[Frame], bool]:
-        reader, frames = FrameReader(), []
+        reader = FrameReader()
+        frames: list[Frame] = []
         try:
             for chunk in chunks:
                 frames += reader.feed(chunk)
