@@ -13,6 +13,7 @@ end of this process. Needs root and the lab root that `make setup` makes.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -39,7 +40,7 @@ class Lab:
 
     def __init__(self) -> None:
         self._run = Run(lab_root())
-        self._senders = 0
+        self._senders = itertools.count(1)
         self.nodes: list[Node] = []
 
     def __enter__(self) -> Self:
@@ -125,7 +126,6 @@ class Lab:
         concurrent_max: int = 1000,
     ) -> Calls:
         """SIPp calls in the background, to a node or host:port; see CallPlan."""
-        self._senders += 1
         plan = CallPlan(
             target=target if isinstance(target, str) else target.sip,
             number=number,
@@ -138,7 +138,7 @@ class Lab:
             answer_timeout_s=answer_timeout_s,
             concurrent_max=concurrent_max,
         )
-        folder = self._run.folder / f"sipp-{self._senders}"
+        folder = self._run.folder / f"sipp-{next(self._senders)}"
         return Calls(self._run, folder, self._run.address(), plan)
 
     def call(

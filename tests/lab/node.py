@@ -12,6 +12,7 @@ import subprocess
 from abc import ABC, abstractmethod
 from pathlib import Path
 
+from tests.lab import sweep
 from tests.lab.run import LabError, Run
 from tests.lab.until import until
 
@@ -85,9 +86,16 @@ class Node(ABC):
 
     def kill(self) -> None:
         """SIGKILL to all of it, as a crash or the OOM killer does; returns when it is gone."""
+        if self._process is None:
+            return
         self._signal(signal.SIGKILL)
-        if self._process is not None:
-            self._process.wait()
+        self._process.wait()
+        session = self._process.pid
+        until(
+            lambda: all(process.session != session for process in sweep.living()),
+            STOP_TIMEOUT_S,
+            f"all of {self.name} gone",
+        )
 
     def stop(self) -> None:
         """SIGTERM as an operator's stop; SIGKILL if it takes more than 5 s."""
@@ -108,7 +116,11 @@ class Node(ABC):
     def freeze(self) -> None:
         """Stops every process of it where it stands: sockets stay open, nothing is answered."""
         self._signal(signal.SIGSTOP)
-        until(lambda: _state(self.pid) in "Tt", 2.0, f"{self.name} frozen")
+        until(
+            lambda: (now := sweep.look_up(self.pid)) and now.state in "Tt",
+            STOP_TIMEOUT_S,
+            f"{self.name} frozen",
+        )
         self.frozen = True
 
     def thaw(self) -> None:
@@ -132,11 +144,6 @@ class Node(ABC):
             return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
-
-
-def _state(pid: int) -> str:
-    stat = Path(f"/proc/{pid}/stat").read_text()
-    return stat[stat.rindex(")") + 2]
 
 
 def write_secret(path: Path, text: str) -> None:

@@ -61,7 +61,7 @@ class Run:
                 sweep.sweep(number, root / "lab" / str(number))
             os.close(lock)
         self.folder.mkdir(parents=True)
-        self._next_host = FIRST_HOST
+        self._hosts = iter(range(FIRST_HOST, LAST_HOST + 1))  # `next` on it is atomic
         self._cut: set[tuple[str, str]] = set()
         self._table_made = False
         env = {k: v for k, v in os.environ.items() if k != sweep.MARK}
@@ -87,10 +87,10 @@ class Run:
 
     def address(self) -> str:
         """An address nobody had before in this run."""
-        if self._next_host > LAST_HOST:
+        host = next(self._hosts, None)
+        if host is None:
             raise LabUnusable(f"127.0.{self.number}.0/24 is used up: take a new Lab")
-        self._next_host += 1
-        return f"127.0.{self.number}.{self._next_host - 1}"
+        return f"127.0.{self.number}.{host}"
 
     def inside(self, path: Path) -> PurePosixPath:
         """`path` as a process in the chroot names it."""
@@ -110,8 +110,9 @@ class Run:
                 cwd=cwd,
                 start_new_session=True,
             )
-        with (self.folder / sweep.SESSIONS).open("a") as sessions:
-            sessions.write(f"{process.pid}\n")
+        if leader := sweep.look_up(process.pid):  # at least as a zombie: nobody waited for it yet
+            with (self.folder / sweep.SESSIONS).open("a") as sessions:
+                sessions.write(f"{process.pid} {leader.started}\n")
         return process
 
     def cut(self, address: str) -> None:

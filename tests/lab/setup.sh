@@ -24,7 +24,7 @@ say() { printf 'setup %4ds  %s\n' "$SECONDS" "$*"; }
 die() {
   printf 'setup: %s\n' "$1" >&2
   shift
-  printf '       %s\n' "$@" >&2
+  [ $# = 0 ] || printf '       %s\n' "$@" >&2
   exit 1
 }
 
@@ -58,6 +58,10 @@ check_space() {
     "Free some space, or put the lab root elsewhere: PBXCTL_LAB_CACHE=/big/disk make setup"
 }
 
+disk_full() {
+  df -Pm "$CACHE" "$HERE" /var/cache /tmp 2>/dev/null | awk 'NR > 1 && $4 < 20 {full = 1} END {exit !full}'
+}
+
 # Runs a long command with its output in a log, and a sign of life every 10 s.
 step() {
   local what=$1 log rc=0 pid
@@ -79,7 +83,8 @@ step() {
   STEP_PID=
   if [ "$rc" != 0 ]; then
     tail -n 25 "$log" >&2
-    if grep -qi 'no space left' "$log"; then
+    # Not every tool says "no space left": debootstrap takes its failed downloads for missing ones.
+    if grep -qi 'no space left' "$log" || disk_full; then
       die "$what failed: the disk is full" "Free some space and run make setup again."
     elif grep -qi 'CERTIFICATE_VERIFY_FAILED' "$log"; then
       die "$what failed: the package index shows a certificate that this machine does not trust" \

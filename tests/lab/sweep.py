@@ -17,15 +17,43 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 MARK = "PBXCTL_LAB_RUN"
-SESSIONS = "sessions"  # in the run's folder: one started process a line, each leads a session
+SESSIONS = "sessions"  # in the run's folder: a line is the pid of a session's leader and its start
 SWEEP_DEADLINE_S = 10.0
 
 
 def table(number: int) -> str:
     return f"pbxctl_lab_{number}"
+
+
+@dataclass(frozen=True)
+class Process:
+    """One line of /proc: state as ps shows it, started in ticks since boot."""
+
+    pid: int
+    state: str
+    session: int
+    started: int
+
+
+def look_up(pid: int) -> Process | None:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # "pid (comm) state ppid pgrp session ...", and comm may hold blanks and brackets
+    fields = stat[stat.rindex(")") + 2 :].split()
+    return Process(pid=pid, state=fields[0], session=int(fields[3]), started=int(fields[19]))
+
+
+def living() -> Iterator[Process]:
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and (process := look_up(int(entry))) and process.state != "Z":
+            yield process
 
 
 def processes(number: int, folder: Path) -> set[int]:
@@ -35,26 +63,34 @@ def processes(number: int, folder: Path) -> set[int]:
     leaves its session.
     """
     mark = f"{MARK}={number}".encode()
-    try:
-        sessions = {int(line) for line in (folder / SESSIONS).read_text().split()}
-    except OSError:
-        sessions = set()
+    sessions = _sessions(folder)
     found = set()
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit() or int(entry) == os.getpid():
+    for process in living():
+        if process.pid == os.getpid():
             continue
         try:
-            stat = Path(f"/proc/{entry}/stat").read_text()
-            # "pid (comm) state ppid pgrp session ...", and comm may hold blanks and brackets
-            state, _, _, session = stat[stat.rindex(")") + 2 :].split()[:4]
-            if state == "Z":
-                continue
-            environ = Path(f"/proc/{entry}/environ").read_bytes()
+            environ = Path(f"/proc/{process.pid}/environ").read_bytes()
         except OSError:
             continue  # it ended while we looked
-        if int(session) in sessions or mark in environ.split(b"\0"):
-            found.add(int(entry))
+        if process.session in sessions or mark in environ.split(b"\0"):
+            found.add(process.pid)
     return found
+
+
+def _sessions(folder: Path) -> set[int]:
+    """Sessions that the run started, without those whose number the kernel gave away again."""
+    try:
+        lines = (folder / SESSIONS).read_text().splitlines()
+    except OSError:
+        return set()
+    sessions = set()
+    for line in lines:
+        match line.split():
+            case [pid, started]:  # else torn by the death of its writer
+                leader = look_up(int(pid))
+                if leader is None or leader.started == int(started):
+                    sessions.add(int(pid))
+    return sessions
 
 
 def sweep(number: int, folder: Path) -> None:

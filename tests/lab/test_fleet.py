@@ -1,4 +1,4 @@
-"""The driver and steward roles over real PBXs, Redis and calls: what breaks, and what then holds."""
+"""The driver and steward roles over real PBXs and calls: what breaks, and what then holds."""
 
 from __future__ import annotations
 

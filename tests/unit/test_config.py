@@ -1,0 +1,132 @@
+"""Bad input in the config file: one error that names file, line and key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.config import Config, read_secret
+from controller.config_file import load, parse
+from controller.errors import ConfigError
+
+GOOD = """\
+fleet: main
+regions:
+  east: {spill_to: [west]}
+  west: {}
+nodes:
+  east-1:
+    kind: asterisk
+    region: east
+    sip: 192.0.2.1:5060
+    control: 192.0.2.1:5038
+    password_file: secret
+    calls_max: 10
+  west-1:
+    kind: freeswitch
+    region: west
+    sip: "[2001:db8::1]:5060"
+    control: 127.0.0.1:8021
+    password_file: secret
+edges:
+  kamailio: {region: east, sip: 192.0.2.9:5060}
+numbers:
+  - {prefix: "400", service: queue, regions: [east], priority: high}
+  - {prefix: "95", service: ivr}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    secret = tmp_path / "secret"
+    secret.write_text("hush\n")
+    secret.chmod(0o600)
+    return tmp_path
+
+
+def read(folder: Path, text: str) -> Config:
+    path = folder / "pbxctl.yaml"
+    path.write_text(text)
+    return load(path)
+
+
+def test_a_whole_config(folder: Path) -> None:
+    config = read(folder, GOOD)
+    assert config.nodes["east-1"].calls_max == 10
+    assert config.nodes["west-1"].weight == 1
+    assert config.regions["east"].spill_to == ("west",)
+    assert config.path("secret") == folder / "secret"
+    assert read_secret(config.path("secret")) == "hush"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "key", "says"),
+    [
+        ("calls_max", "calls_mx", 12, "nodes.east-1.calls_mx", "unknown key"),
+        ("calls_max: 10", "calls_max: 0", 12, "nodes.east-1.calls_max", ">= 1"),
+        ("calls_max: 10", "calls_max: ten", 12, "nodes.east-1.calls_max", "int"),
+        ("calls_max: 10", "calls_max: 1.5", 12, "nodes.east-1.calls_max", "int"),
+        ("region: east\n    sip", "region: eats\n    sip", 8, "nodes.east-1.region", "eats"),
+        ("west-1:", "east-1:", 13, "nodes.east-1", "second time (first at line 6)"),
+        ("kind: asterisk", "kind: 3cx", 7, "nodes.east-1.kind", "3cx"),
+        ("  kind: asterisk\n", "  ", 7, "nodes.east-1", "kind"),
+        ("password_file: secret\n    calls", "password_file: none\n    calls", 11,
+         "nodes.east-1.password_file", "secret is missing"),
+        ("sip: 192.0.2.1:5060", "sip: 192.0.2.1", 9, "nodes.east-1.sip", "host:port"),
+        ("sip: 192.0.2.1:5060", "sip: 192.0.2.1:70000", 9, "nodes.east-1.sip", "host:port"),
+        ("192.0.2.9:5060", "192.0.2.1:5060", 20, "edges.kamailio.sip", "taken by east-1"),
+        ("[west]}", "[wset]}", 3, "regions.east.spill_to", "wset"),
+        ("service: queue", "service: qeue", 22, "numbers.0.service", "qeue"),
+        ('prefix: "95"', 'prefix: "400"', 23, "numbers.1.prefix", "twice"),
+        ('prefix: "95"', "prefix: 95", 23, "numbers.1.prefix", "str"),
+        ("east-1:", "'east 1':", 6, "nodes.east 1", "names have"),
+        ("fleet: main", "fleet: main\nfleet: other", 2, "fleet", "second time"),
+        ("fleet: main", "fleet: main\nsource: x", 2, "source", "unknown key"),
+        ("fleet: main", "fleet: main\ngate: {listen: 0.0.0.0:8443}", 2, "gate.tls", "needs cert"),
+        ("fleet: main", "fleet: main\nplacement: {silent_after_s: 5}", 2,
+         "placement.silent_after_s", "<= 2"),
+        ("fleet: main", "fleet: [", 2, "", "expected"),
+    ],
+)  # fmt: skip
+def test_each_mistake_names_its_place(
+    folder: Path, old: str, new: str, line: int, key: str, says: str
+) -> None:
+    assert old in GOOD
+    with pytest.raises(ConfigError) as caught:
+        read(folder, GOOD.replace(old, new, 1))
+    error = caught.value
+    assert (error.line, error.key) == (line, key), str(error)
+    assert says in str(error)
+    assert str(error).startswith(f"{folder / 'pbxctl.yaml'}:{line}: ")
+    assert error.exit_code == 2
+
+
+def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file") as caught:
+        load(tmp_path / "absent.yaml")
+    assert "pbxctl init" in caught.value.hint
+
+
+@pytest.mark.parametrize(("mode", "text"), [(0o644, "x"), (0o600, ""), (0o600, "\n")])
+def test_a_secret_that_is_open_or_empty_is_refused(tmp_path: Path, mode: int, text: str) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text(text)
+    secret.chmod(mode)
+    with pytest.raises(ConfigError):
+        read_secret(secret)
+
+
+def test_nested_aliases_do_not_explode(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join(f'*a{i - 1}' for _ in range(10))}]" for i in range(1, 9)]
+    with pytest.raises(ConfigError, match="more than"):
+        parse("\n".join(lines), str(tmp_path / "bomb.yaml"))
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_a_config_or_a_config_error(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse(text, "pbxctl.yaml")
