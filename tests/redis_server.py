@@ -24,7 +24,7 @@ class RedisServer:
         return f"unix://{self.socket}"
 
     def start(self) -> None:
-        where = [
+        where: list[str | Path] = [
             "--unixsocket",
             self.socket,
             "--dir",

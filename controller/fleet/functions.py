@@ -189,8 +189,8 @@ class Fleet:
         flat = [part.decode() for part in await self._call("claim", owner, ttl_ms, *nodes)]
         return [Lease(*pair) for pair in zip(flat[::2], flat[1::2], strict=True)]
 
-    async def release(self, owner: str) -> None:
-        await self._call("release", owner)
+    async def release(self, owner: str, nodes: Iterable[str]) -> None:
+        await self._call("release", owner, *nodes)
 
     async def lead(self, what: str, owner: str, ttl_ms: int) -> str | None:
         """Takes or renews the leader's lease; None while another leads."""

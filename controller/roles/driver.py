@@ -119,6 +119,6 @@ class _Crew:
     async def end(self) -> None:
         await asyncio.gather(*(self._dismiss(name) for name in list(self._workers)))
         try:
-            await self._fleet.release(self._owner)
+            await self._fleet.release(self._owner, self._config.nodes)
         except (FleetUnreachable, StaleEpoch):
             log.debug("Redis is away; the leases end by themselves")

@@ -132,7 +132,7 @@ end
 -- Promise 1: one more call fits under the limit, for this priority's share. (refresh keeps full
 -- nodes out of the index besides.)
 local function has_room(node, share, now)
-  if node.live + node.reserved + 1 > math.floor(node.calls_max * share) then
+  if node.live + node.reserved + 1 > math.max(1, math.floor(node.calls_max * share)) then
     return false
   end
   if node.channels and node.channels_max then

@@ -75,13 +75,14 @@ redis.register_function('claim', function(keys, args)
   return out
 end)
 
--- release: KEYS P; ARGV owner. A driver that stops in order gives its nodes back at once.
+-- release: KEYS P; ARGV owner node... A driver that stops in order gives its nodes back at once.
 redis.register_function('release', function(keys, args)
   local P, owner = keys[1], args[1]
   redis.call('ZREM', P .. ':drivers', owner)
-  for _, name in ipairs(redis.call('SMEMBERS', P .. ':nodes')) do
-    if redis.call('HGET', P .. ':lease:' .. name, 'owner') == owner then
-      redis.call('HSET', P .. ':lease:' .. name, 'ends', 0, 'owner', '')
+  for i = 2, #args do
+    local key = P .. ':lease:' .. args[i]
+    if redis.call('HGET', key, 'owner') == owner then
+      redis.call('HSET', key, 'ends', 0, 'owner', '')
     end
   end
   return redis.status_reply('OK')

@@ -27,7 +27,10 @@ pytestmark = pytest.mark.lab
 @pytest.fixture
 def fleet(lab: Lab) -> Iterator[LabFleet]:
     """Two Asterisk nodes, east and west, under one driver and one steward."""
-    nodes = {lab.asterisk("e1"): "east", lab.asterisk("w1"): "west"}
+    nodes: dict[Asterisk | FreeSwitch, str] = {
+        lab.asterisk("e1"): "east",
+        lab.asterisk("w1"): "west",
+    }
     with LabFleet(lab, nodes, lab.redis(), calls_max=20) as running:
         running.start("driver")
         running.start("steward")
@@ -226,7 +229,7 @@ def test_a_command_lost_with_its_driver_is_not_run_twice(fleet: LabFleet) -> Non
         lease = (await door.claim("doomed", 60_000, ["e1"]))[0]
         await door.command("e1", "c1", commands.encode(commands.Truth()), False)
         assert (taken := await door.take(lease)) and taken.id == "c1"
-        await door.release("doomed")
+        await door.release("doomed", ["e1"])
 
     fleet.stop("driver")
     fleet.ask(take_as_driver)

@@ -93,7 +93,7 @@ class Placement(RuleBasedStateMachine):
     def take_over(self) -> None:
         """A new driver claims every node and compares it, as a worker does."""
         self.run(self.fleet.set_policy(POLICY))
-        self.run(self.fleet.release(f"d{self.driver}"))
+        self.run(self.fleet.release(f"d{self.driver}", LIMITS))
         self.driver += 1
         leases = self.run(self.fleet.claim(f"d{self.driver}", 60_000, LIMITS))
         self.leases = {lease.node: lease for lease in leases}

@@ -72,7 +72,7 @@ def test_a_whole_config(folder: Path) -> None:
         ("region: east\n    sip", "region: eats\n    sip", 8, "nodes.east-1.region", "eats"),
         ("west-1:", "east-1:", 13, "nodes.east-1", "second time (first at line 6)"),
         ("kind: asterisk", "kind: 3cx", 7, "nodes.east-1.kind", "3cx"),
-        ("  kind: asterisk\n", "  ", 7, "nodes.east-1", "kind"),
+        ("    kind: asterisk\n", "", 6, "nodes.east-1", "kind"),
         ("password_file: secret\n    calls", "password_file: none\n    calls", 11,
          "nodes.east-1.password_file", "secret is missing"),
         ("sip: 192.0.2.1:5060", "sip: 192.0.2.1", 9, "nodes.east-1.sip", "host:port"),
@@ -88,7 +88,7 @@ def test_a_whole_config(folder: Path) -> None:
         ("fleet: main", "fleet: main\ngate: {listen: 0.0.0.0:8443}", 2, "gate.tls", "needs cert"),
         ("fleet: main", "fleet: main\nplacement: {silent_after_s: 5}", 2,
          "placement.silent_after_s", "<= 2"),
-        ("fleet: main", "fleet: [", 2, "", "expected"),
+        ("fleet: main", "fleet: [", 3, "", "expected"),
     ],
 )  # fmt: skip
 def test_each_mistake_names_its_place(
