@@ -2,7 +2,8 @@
 
     PbxctlError                1  something failed
     ├── UsageError             2  the caller's input is wrong
-    │   └── ConfigError        2  ... in a file: names file, line and key
+    │   ├── ConfigError        2  ... in a file: names file, line and key
+    │   └── NotFound           2  no node, call or the like has that name
     ├── Unreachable            3  something we need does not answer
     │   ├── LinkLost           3  the control link to a node closed, broke or fell silent
     │   ├── DeadlineExceeded   3  no answer within the deadline; the effect is unknown
@@ -14,7 +15,7 @@
         └── ProtocolViolation  4  bytes that no honest PBX sends (size caps, broken framing)
 
 Errors of libraries are translated at one border each: pbx/esl.py (greenswitch, gevent),
-pbx/ami.py (panoramisk), fleet/functions.py (redis), api/client.py (aiohttp).
+pbx/ami.py (panoramisk), fleet/functions.py (redis), api/client.py (http.client).
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ class ConfigError(UsageError):
         self.file = file
         self.line = line
         self.key = key
+
+
+class NotFound(UsageError):
+    pass
 
 
 class Unreachable(PbxctlError):

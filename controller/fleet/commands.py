@@ -8,10 +8,12 @@ result itself, as `{"state":"unknown"}`.
 
 from __future__ import annotations
 
+import uuid
 from typing import Literal
 
 import msgspec
 
+from controller.fleet.functions import Fleet
 from controller.model import OriginateRequest
 
 
@@ -78,3 +80,23 @@ def decode_command(body: bytes) -> NodeCommand:
 def decode_result(body: bytes) -> CommandResult:
     """Raises msgspec.ValidationError for what is no result."""
     return _result.decode(body)
+
+
+async def send(fleet: Fleet, node: str, command: NodeCommand, within_s: float) -> CommandResult:
+    """Queues a command for the node's driver and waits for its result.
+
+    Without one in time a command that no driver has begun is taken back ("failed": it did not run
+    and will not); one that a driver has begun may still take effect ("unknown").
+    """
+    command_id = uuid.uuid4().hex
+    await fleet.command(node, command_id, encode(command), repeatable(command))
+    raw = await fleet.result(command_id, within_s)
+    if raw is None and await fleet.cancel(node, command_id):
+        return CommandResult("failed", "no driver took the command in time")
+    raw = raw or await fleet.result(command_id, 0)
+    if raw is None:
+        return CommandResult("unknown", f"the node's driver gave no result within {within_s:g} s")
+    try:
+        return decode_result(raw)
+    except msgspec.DecodeError:
+        return CommandResult("unknown", "the node's driver gave a result that cannot be read")

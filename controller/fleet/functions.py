@@ -23,7 +23,7 @@ from controller import resources
 from controller.config import Config, read_secret
 from controller.errors import CommandRefused, FleetUnreachable, StaleEpoch
 from controller.fleet.keys import prefix
-from controller.fleet.state import Beat, CallRecord, Command, Lease, NodeView
+from controller.fleet.state import Beat, CallRecord, Command, Lease, NodeView, Presence
 from controller.model import (
     CallAnswered,
     CallEnded,
@@ -184,6 +184,21 @@ class Fleet:
             raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
         return {key.decode(): int(value) for key, value in raw.items()}
 
+    async def presence(self) -> Presence:
+        """Who works for the fleet right now, and what Redis says of itself."""
+        try:
+            pipe = self.client.pipeline(transaction=False)
+            pipe.time()
+            pipe.hmget(f"{self._prefix}:lease:@steward", "owner", "ends")
+            pipe.zrange(f"{self._prefix}:drivers", 0, -1, withscores=True)
+            (s, us), (owner, ends), drivers = await pipe.execute()
+        except (RedisError, OSError) as error:
+            raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
+        now_ms = s * 1000 + us // 1000
+        leads = owner is not None and int(ends or 0) > now_ms
+        alive = tuple(sorted(name.decode() for name, until in drivers if until > now_ms))
+        return Presence(now_ms, owner.decode() if leads else "", alive)
+
     async def claim(self, owner: str, ttl_ms: int, nodes: Iterable[str]) -> list[Lease]:
         """Renews and takes leases up to the owner's even share; what is absent is not held."""
         flat = [part.decode() for part in await self._call("claim", owner, ttl_ms, *nodes)]
@@ -226,6 +241,14 @@ class Fleet:
 
     async def command(self, node: str, command_id: str, body: bytes, repeatable: bool) -> None:
         await self._call("command", node, command_id, body, int(repeatable))
+
+    async def cancel(self, node: str, command_id: str) -> bool:
+        """Takes a command back that no driver has begun. False: one has, or it is done."""
+        try:
+            key = f"{self._prefix}:commands:{node}"
+            return bool(await self.client.lrem(key, 0, command_id))
+        except (RedisError, OSError) as error:
+            raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
 
     async def take(self, lease: Lease) -> Command | None:
         reply = await self._call("take", lease.node, lease.epoch)

@@ -97,3 +97,11 @@ class Lease(msgspec.Struct, frozen=True):
 
     node: str
     epoch: str
+
+
+class Presence(msgspec.Struct, frozen=True):
+    """now_ms: Redis TIME. leader: the steward's name, "" for none. drivers: those alive."""
+
+    now_ms: int
+    leader: str
+    drivers: tuple[str, ...]

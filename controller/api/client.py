@@ -1,0 +1,173 @@
+"""The gate's client, blocking: what the CLI speaks. http.client keeps a command's start short.
+
+Every failure leaves as a PbxctlError: the gate's own errors come back as the class they were,
+so that exit codes are the same on both sides.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote, urlencode, urlsplit
+
+import msgspec
+
+from controller import errors
+from controller.api.shapes import ErrorReply
+from controller.errors import (
+    CommandRefused,
+    DeadlineExceeded,
+    PbxctlError,
+    ProtocolViolation,
+    Unreachable,
+    UsageError,
+)
+
+TIMEOUT_S = 15.0
+ANSWER_BYTES_MAX = 64 << 20
+S = TypeVar("S")
+
+_KINDS = {
+    name: kind
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type)
+    and issubclass(kind, PbxctlError)
+    and kind is not errors.ConfigError  # it carries a file and a line of the gate's machine
+}
+
+
+@dataclass(frozen=True)
+class UnixGate:
+    """A gate on this machine."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class TlsGate:
+    """A gate on the network: url is https://host:port; cert and key are ours, ca is the gate's."""
+
+    url: str
+    cert: Path
+    key: Path
+    ca: Path
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("gate", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def client_tls(gate: TlsGate) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    try:
+        context.load_verify_locations(gate.ca)
+        context.load_cert_chain(gate.cert, gate.key)
+    except (OSError, ssl.SSLError) as error:
+        raise UsageError(
+            f"the context's certificate files cannot be used: {error}",
+            hint="cert, key and ca of the context must be readable PEM files",
+        ) from error
+    return context
+
+
+class Gate:
+    """Asks one gate. Opens a connection per request, so it may be kept for hours."""
+
+    def __init__(self, where: UnixGate | TlsGate, *, timeout_s: float = TIMEOUT_S) -> None:
+        self._where = where
+        self._timeout_s = timeout_s
+        self._tls = client_tls(where) if isinstance(where, TlsGate) else None
+
+    def get(self, kind: type[S], *path: str, **query: str) -> S:
+        """The answer to GET /v1/path…?query as `kind`. Parts of the path are quoted here."""
+        asked = "?" + urlencode(query) if query else ""
+        return self._ask("GET", _path(path) + asked, None, kind)
+
+    def post(self, kind: type[S], *path: str, body: msgspec.Struct) -> S:
+        """The answer to POST /v1/path… as `kind`. Never sent twice."""
+        return self._ask("POST", _path(path), msgspec.json.encode(body), kind)
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if isinstance(self._where, UnixGate):
+            return _UnixConnection(self._where.path, self._timeout_s)
+        parts = urlsplit(self._where.url)
+        if parts.scheme != "https" or not parts.hostname:
+            raise UsageError(
+                f"{self._where.url!r} is no gate", hint="as in https://gate.example:8443"
+            )
+        return http.client.HTTPSConnection(
+            parts.hostname, parts.port or 443, timeout=self._timeout_s, context=self._tls
+        )
+
+    def _ask(self, method: str, path: str, body: bytes | None, kind: type[S]) -> S:
+        connection = self._connection()
+        sent = False
+        try:
+            connection.connect()
+            sent = True
+            headers = {"Content-Type": "application/json"} if body is not None else {}
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            raw = response.read(ANSWER_BYTES_MAX + 1)
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"the gate gave no answer within {self._timeout_s:g} s",
+                hint="what was asked for may still happen: look before you repeat it"
+                if sent and method == "POST"
+                else "look at the gate's log, and at Redis: pbxctl doctor",
+            ) from error
+        except ssl.SSLError as error:
+            raise CommandRefused(
+                f"no secure connection to the gate: {error.reason or error}",
+                hint="check cert, key and ca of the context: pbxctl context list",
+            ) from error
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from error
+        finally:
+            connection.close()
+        if len(raw) > ANSWER_BYTES_MAX:
+            raise ProtocolViolation("the gate's answer is larger than 64 MiB")
+        return _decoded(raw, response.status, kind)
+
+    def _unreachable(self, error: Exception) -> Unreachable:
+        if isinstance(self._where, UnixGate):
+            if isinstance(error, PermissionError):
+                hint = "run as the user that runs pbxctl: its socket is for that user alone"
+            else:
+                hint = (
+                    "start it: pbxctl up (all roles) or pbxctl run gate; pbxctl doctor tells more"
+                )
+            at = str(self._where.path)
+        else:
+            at, hint = self._where.url, "check the address and that the gate runs there"
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return Unreachable(f"the gate at {at} does not answer: {reason}", hint=hint)
+
+
+def _path(parts: tuple[str, ...]) -> str:
+    return "/v1/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def _decoded(raw: bytes, status: int, kind: type[S]) -> S:
+    try:
+        if status == 200:
+            return msgspec.json.decode(raw, type=kind)
+        told = msgspec.json.decode(raw, type=ErrorReply).error
+    except msgspec.DecodeError as error:
+        raise ProtocolViolation(
+            f"the gate's answer cannot be read: {error}",
+            hint="client and gate may be of different versions: pbxctl --version",
+        ) from error
+    raise _KINDS.get(told.kind, PbxctlError)(told.message, hint=told.hint)

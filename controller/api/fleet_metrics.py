@@ -1,0 +1,127 @@
+"""The fleet as Prometheus metrics, read from Redis at each scrape; docs/metrics.md lists them.
+
+Labels are node, region, state and the like, never a call: their number is bounded by the config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from controller.api.nodes import all_nodes
+from controller.config import Config
+from controller.errors import PbxctlError
+from controller.fleet.functions import Fleet
+from controller.fleet.state import NodeView, Presence
+from controller.model import NodeState
+
+NODE = ("node", "region", "kind")
+#: name, help, value; None leaves the node out of the metric
+_OF_NODE: tuple[tuple[str, str, Callable[[NodeView], float | None]], ...] = (
+    ("load_ratio", "Fullest signal of the node over its weight, 1 is full.", lambda n: n.load),
+    ("calls", "Live calls.", lambda n: n.calls),
+    ("calls_reserved", "Calls placed that have not shown on the node yet.", lambda n: n.reserved),
+    ("calls_limit", "Calls that placement gives the node at most.", lambda n: n.calls_max or None),
+    ("channels", "Legs up on the PBX.", lambda n: n.channels),
+    ("channels_limit", "The PBX's own limit of legs.", lambda n: n.channels_max or None),
+    ("arrivals_per_second", "New calls per second, smoothed.", lambda n: n.arrivals_per_s),
+    ("cpu_ratio", "Busy share of the host's CPU, smoothed.", lambda n: _told(n.cpu)),
+    ("rtp_loss_ratio", "Share of RTP packets lost, as the PBX tells.", lambda n: _told(n.loss)),
+    (
+        "rtp_jitter_seconds",
+        "RTP jitter, as the PBX tells.",
+        lambda n: n.jitter_ms / 1000 if n.jitter_ms >= 0 else None,
+    ),
+    (
+        "silent_seconds",
+        "Time since the node's last sign of life.",
+        lambda n: n.silent_ms / 1000 if n.driver else None,
+    ),
+    (
+        "drift_calls",
+        "Calls by which the live set was wrong at the last comparison with the node.",
+        lambda n: n.drift,
+    ),
+)
+
+
+def _told(value: float) -> float | None:
+    return value if value >= 0 else None
+
+
+class FleetCollector(Collector):
+    """Shows what `refresh` last read. While Redis is away only pbxctl_fleet_reachable is shown."""
+
+    def __init__(self, config: Config, fleet: Fleet) -> None:
+        self._config = config
+        self._fleet = fleet
+        self._seen: tuple[list[NodeView], dict[str, int], Presence] | None = None
+
+    async def refresh(self) -> None:
+        try:
+            nodes = await all_nodes(self._config, self._fleet)
+            self._seen = nodes, await self._fleet.stats(), await self._fleet.presence()
+        except PbxctlError:
+            # Old values would look alive; their absence and fleet_reachable 0 say what is wrong.
+            self._seen = None
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        yield GaugeMetricFamily(
+            "pbxctl_fleet_reachable",
+            "1 while the fleet's picture in Redis can be read.",
+            value=float(self._seen is not None),
+        )
+        if self._seen is None:
+            return
+        nodes, counters, presence = self._seen
+        yield from node_metrics(nodes)
+        yield from counter_metrics(counters)
+        yield GaugeMetricFamily(
+            "pbxctl_drivers", "Driver processes alive.", value=len(presence.drivers)
+        )
+        yield GaugeMetricFamily(
+            "pbxctl_leader", "1 while a steward leads.", value=float(bool(presence.leader))
+        )
+
+
+def node_metrics(nodes: list[NodeView]) -> Iterable[Metric]:
+    state = GaugeMetricFamily(
+        "pbxctl_node_state", "1 for the state the node is in.", labels=[*NODE, "state"]
+    )
+    for node in nodes:
+        for value in NodeState:
+            labels = [node.name, node.region, node.kind, value.value]
+            state.add_metric(labels, float(node.state is value))
+    yield state
+    for name, text, read in _OF_NODE:
+        family = GaugeMetricFamily(f"pbxctl_node_{name}", text, labels=NODE)
+        for node in nodes:
+            told = read(node)
+            if told is not None:
+                family.add_metric([node.name, node.region, node.kind], told)
+        yield family
+
+
+def counter_metrics(counters: dict[str, int]) -> Iterable[Metric]:
+    """Fleet.stats has `place:REGION`, `spill:REGION`, `reject:WHY`."""
+    families = {
+        "place": CounterMetricFamily(
+            "pbxctl_placements", "Calls placed in the caller's first region.", labels=["region"]
+        ),
+        "spill": CounterMetricFamily(
+            "pbxctl_spills", "Calls placed in a further region.", labels=["region"]
+        ),
+        "reject": CounterMetricFamily(
+            "pbxctl_rejects", "Calls that no node could take.", labels=["reason"]
+        ),
+    }
+    for key, value in sorted(counters.items()):
+        kind, _, label = key.partition(":")
+        if kind in families:
+            families[kind].add_metric([label], value)
+    return families.values()

@@ -1,0 +1,91 @@
+"""pbxctl context: short names for fleets, on this machine or behind a gate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from controller.cli import contexts, options, output
+from controller.cli.contexts import Context
+from controller.cli.output import Column
+from controller.cli.session import Session
+from controller.errors import UsageError
+
+
+@click.group(cls=options.Nouns)
+def context() -> None:
+    """Which fleet the commands speak to."""
+
+
+def _columns(current: str) -> tuple[Column[Context], ...]:
+    return (
+        Column("", lambda c: "*" if c.name == current else ""),
+        Column("CONTEXT", lambda c: c.name),
+        Column("CONFIG OR GATE", lambda c: c.config or c.gate),
+    )
+
+
+@context.command("list")
+@options.printing
+@click.pass_obj
+def list_(session: Session) -> None:
+    """Every context; a star marks the one in use."""
+    known = contexts.read()
+    output.show(
+        session,
+        {"current": known.current, "contexts": [output.as_data(c) for c in known.contexts]},
+        known.contexts,
+        _columns(known.current),
+        lambda c: c.name,
+        empty="no contexts: pbxctl context add",
+    )
+
+
+@context.command()
+@options.plain
+@click.argument("name")
+def use(name: str) -> None:
+    """Make a context the one in use."""
+    known = contexts.read()
+    known.get(name)
+    contexts.write(msgspec.structs.replace(known, current=name))
+
+
+@context.command()
+@options.plain
+@click.argument("name")
+@click.option("--file", "config", default="", metavar="FILE", help="A config file on this machine.")
+@click.option("--gate", default="", metavar="URL", help="A gate: https://host:port.")
+@click.option("--cert", default="", metavar="PEM", help="Your certificate for the gate.")
+@click.option("--key", default="", metavar="PEM", help="Its key.")
+@click.option("--ca", default="", metavar="PEM", help="The authority that signed the gate's.")
+def add(name: str, config: str, gate: str, cert: str, key: str, ca: str) -> None:
+    """Add a context, or replace the one of that name; the first one is in use at once."""
+    if bool(config) == bool(gate):
+        raise UsageError("a context has --file or --gate, one of the two")
+    if gate and not (gate.startswith("https://") and cert and key and ca):
+        raise UsageError(
+            "--gate takes https://host:port, with --cert, --key and --ca",
+            hint="the gate knows its clients by their certificates",
+        )
+    known = contexts.read()
+    made = Context(name, *(_absolute(config), gate), *map(_absolute, (cert, key, ca)))
+    others = tuple(c for c in known.contexts if c.name != name)
+    contexts.write(contexts.Contexts(known.current or name, (*others, made)))
+
+
+@context.command()
+@options.plain
+@click.argument("name")
+def remove(name: str) -> None:
+    """Remove a context; the files it names stay."""
+    known = contexts.read()
+    known.get(name)
+    left = tuple(c for c in known.contexts if c.name != name)
+    contexts.write(contexts.Contexts("" if known.current == name else known.current, left))
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute()) if path else ""

@@ -1,0 +1,114 @@
+"""The command line: the group, and the one place where errors become words and exit codes.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 unreachable, 4 refused (errors.py).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from controller.cli import options
+from controller.cli.session import Session
+from controller.cli.text import plain
+from controller.errors import PbxctlError
+from controller.version import VERSION
+
+PLACES = {
+    "up": "controller.cli.up:up",
+    "run": "controller.cli.up:run",
+    "init": "controller.cli.init:init",
+    "render": "controller.cli.render:render",
+    "doctor": "controller.cli.doctor:doctor",
+    "nodes": "controller.cli.nodes:nodes",
+    "top": "controller.cli.top:top",
+    "calls": "controller.cli.calls:calls",
+    "route": "controller.cli.route:route",
+    "context": "controller.cli.context:context",
+    "completion": "controller.cli.completion:completion",
+}
+
+
+@click.group(
+    cls=options.Nouns,
+    places=PLACES,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+    },
+)
+@options.everywhere
+@click.version_option(VERSION, prog_name="pbxctl")
+def pbxctl() -> None:
+    """One control plane for fleets of FreeSWITCH and Asterisk."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the `pbxctl` command; ends the process with the exit code."""
+    sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def run(argv: list[str]) -> int:
+    """Runs one command line and answers its exit code; writes to stdout and stderr."""
+    session = Session()
+    try:
+        answer = pbxctl.main(argv, prog_name="pbxctl", standalone_mode=False, obj=session)
+        return answer if isinstance(answer, int) else 0
+    except PbxctlError as error:
+        return _tell(
+            session, argv, type(error).__name__, error.message, error.hint, error.exit_code
+        )
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.Abort:
+        return _tell(session, argv, "Abort", "stopped: nothing was changed", "", 1)
+    except click.UsageError as error:
+        name = error.ctx.command_path if error.ctx else "pbxctl"
+        hint = f"{name} --help"
+        return _tell(session, argv, "UsageError", error.format_message(), hint, 2)
+    except click.ClickException as error:
+        return _tell(session, argv, type(error).__name__, error.format_message(), "", 1)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader went away, as `head` does: no message about it
+        return 0
+    except Exception as error:  # the last border: a defect of ours, told as one
+        if session.verbose:
+            traceback.print_exc()
+        logging.getLogger(__name__).debug("defect", exc_info=error)
+        hint = "run it again with -v and report what it prints"
+        return _tell(session, argv, "Defect", f"{type(error).__name__}: {error}", hint, 1)
+
+
+def _tell(
+    session: Session, argv: list[str], kind: str, message: str, hint: str, exit_code: int
+) -> int:
+    if session.output == "json" or _asks_json(argv):
+        body = {"kind": kind, "message": message, "hint": hint, "exit_code": exit_code}
+        sys.stderr.write(json.dumps({"error": body}) + "\n")
+    else:
+        sys.stderr.write(f"Error: {plain(message)}\n")
+        if hint:
+            sys.stderr.write(f"Next: {plain(hint)}\n")
+    return exit_code
+
+
+def _asks_json(argv: list[str]) -> bool:
+    """Whether JSON was asked for, of a command line that could not be parsed."""
+    pairs = itertools.pairwise(argv)
+    return (
+        any(flag in ("-o", "--output") and value == "json" for flag, value in pairs)
+        or "-ojson" in argv
+        or "--output=json" in argv
+    )
+
+
+if __name__ == "__main__":
+    main()

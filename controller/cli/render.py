@@ -1,0 +1,53 @@
+"""pbxctl render: a node's or an edge's whole config, made from dialplans/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from click.shell_completion import CompletionItem
+
+from controller.cli import options, output
+from controller.cli.session import Session
+from controller.errors import PbxctlError
+
+
+def _names(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    try:
+        config = (ctx.find_object(Session) or Session()).config()
+    except PbxctlError:
+        return []
+    known = [*config.nodes, *config.edges]
+    return [CompletionItem(name) for name in known if name.startswith(incomplete)]
+
+
+@click.command()
+@options.changing
+@click.argument("name", metavar="NODE", shell_complete=_names)
+@click.option(
+    "--into",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Where the files go (default: rendered/NODE in state_dir).",
+)
+@click.pass_obj
+def render(session: Session, name: str, into: Path | None) -> None:
+    """Write the PBX config of NODE (or an edge) and say which files changed."""
+    from controller.render.files import render as rendered
+    from controller.render.write import write
+
+    made = rendered(session.config(), name, into)
+    if session.dry_run:
+        paths, verb = sorted(made.files), "would be checked"
+    else:
+        paths, verb = write(made), "written"
+    if session.output in ("json", "yaml"):
+        output.dump(session, {"node": name, "folder": str(made.folder), "files": list(paths)})
+    elif session.output == "name":
+        for path in paths:
+            click.echo(made.folder / path)
+    else:
+        for path in paths:
+            click.echo(f"{made.folder / path} {verb}")
+        if not paths:
+            output.note(session, f"{made.folder} is up to date")

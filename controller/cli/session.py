@@ -1,0 +1,79 @@
+"""What one run of the command goes by: its options, context, config and gate."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from controller.cli import contexts
+from controller.errors import UsageError
+
+if TYPE_CHECKING:
+    from controller.api.client import Gate
+    from controller.config import Config
+
+FORMATS = ("table", "wide", "json", "yaml", "name")
+DEFAULT_CONFIG = "/etc/pbxctl/pbxctl.yaml"
+
+
+@dataclass
+class Session:
+    """Filled by the options, those of the group first, then those of the command itself."""
+
+    config_file: str | None = None
+    context: str | None = None
+    output: str = "table"
+    watch_s: float | None = None
+    yes: bool = False
+    dry_run: bool = False
+    no_color: bool = field(default_factory=lambda: bool(os.environ.get("NO_COLOR")))
+    verbose: bool = False
+    _config: Config | None = None
+
+    def config_path(self) -> Path:
+        """Of --config or PBXCTL_CONFIG, the context, ./pbxctl.yaml, /etc/pbxctl/pbxctl.yaml."""
+        if self.config_file:
+            return Path(self.config_file)
+        chosen = contexts.current(self.context)
+        if chosen and chosen.config:
+            return Path(chosen.config).expanduser()
+        here = Path("pbxctl.yaml")
+        return here if here.is_file() else Path(DEFAULT_CONFIG)
+
+    def config(self) -> Config:
+        """The config, read once. Raises ConfigError, UsageError in a context that has none."""
+        if self._config is None:
+            chosen = None if self.config_file else contexts.current(self.context)
+            if chosen and chosen.gate:
+                raise UsageError(
+                    f"context {chosen.name!r} names a gate, and this command needs the config file",
+                    hint="run it where the config is, or give --config",
+                )
+            from controller.config_file import load
+
+            self._config = load(self.config_path())
+        return self._config
+
+    def gate(self, timeout_s: float = 15.0) -> Gate:
+        """The gate of the context, or of the config on this machine."""
+        from controller.api.client import Gate, TlsGate, UnixGate
+        from controller.api.listen import socket_path
+
+        chosen = None if self.config_file else contexts.current(self.context)
+        if chosen and chosen.gate:
+            files = [Path(p).expanduser() for p in (chosen.cert, chosen.key, chosen.ca)]
+            return Gate(TlsGate(chosen.gate, *files), timeout_s=timeout_s)
+        return Gate(UnixGate(socket_path(self.config())), timeout_s=timeout_s)
+
+    def confirm(self, question: str) -> None:
+        """Asks unless --yes. Raises UsageError when there is nobody to ask."""
+        import click
+
+        if self.yes or self.dry_run:
+            return
+        if not sys.stdin.isatty():
+            raise UsageError(f"{question} needs a yes", hint="give --yes where nobody can answer")
+        click.confirm(question, abort=True, err=True)

@@ -1,0 +1,73 @@
+"""The gate: the HTTP API for people and machines, and the metrics of the fleet as a whole."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+from aiohttp import web
+
+from controller import metrics
+from controller.api.app import make_app
+from controller.api.fleet_metrics import FleetCollector
+from controller.api.listen import server_tls, socket_path, unix_socket
+from controller.config import Config, split_address
+from controller.errors import PbxctlError
+from controller.fleet.functions import Fleet, connect
+
+log = logging.getLogger(__name__)
+DRAIN_S = 3.0
+
+
+async def run(config: Config, stop: asyncio.Event) -> None:
+    """Serves until `stop` is set, then lets requests under way end.
+
+    Redis may be away: the gate answers FleetUnreachable then, and goes on. Raises PbxctlError
+    when it cannot listen.
+    """
+    async with contextlib.AsyncExitStack() as ends:
+        fleet = Fleet(connect(config), config.fleet)
+        ends.push_async_callback(fleet.close)
+        await _serve(config, fleet, ends)
+        await _serve_metrics(config, fleet, ends)
+        await stop.wait()
+
+
+async def _serve(config: Config, fleet: Fleet, ends: contextlib.AsyncExitStack) -> None:
+    tls = server_tls(config, config.gate.tls) if config.gate.tls else None
+    runner = web.AppRunner(
+        make_app(config, fleet),
+        access_log=None,
+        shutdown_timeout=DRAIN_S,
+        handler_cancellation=False,  # a change that has begun is carried through
+    )
+    await runner.setup()
+    ends.push_async_callback(runner.cleanup)
+    path = socket_path(config)
+    await web.SockSite(runner, unix_socket(path)).start()
+    ends.callback(path.unlink, missing_ok=True)
+    log.info("gate on %s", path)
+    if tls is None or config.gate.listen == "unix":
+        return
+    host, port = split_address(config.gate.listen)
+    try:
+        await web.TCPSite(runner, host, port, ssl_context=tls).start()
+    except OSError as error:
+        raise PbxctlError(
+            f"the gate cannot listen on {config.gate.listen}: {error.strerror}",
+            hint="gate.listen must be an address of this machine and a free port",
+        ) from error
+    log.info("gate on https://%s", config.gate.listen)
+
+
+async def _serve_metrics(config: Config, fleet: Fleet, ends: contextlib.AsyncExitStack) -> None:
+    registry = metrics.make_registry("gate")
+    collector = FleetCollector(config, fleet)
+    registry.register(collector)
+    first = config.metrics.first_port
+    port = first + metrics.PORT_OF_ROLE["gate"] if first else 0
+    server = await metrics.serve_metrics(
+        registry, config.metrics.host, port, refresh=collector.refresh
+    )
+    ends.push_async_callback(server.close)
