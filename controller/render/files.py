@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from controller.config import Config, NodeConfig, read_secret, split_address
+from controller import resources
+from controller.config import Config, read_secret, split_address
 from controller.errors import UsageError
 from controller.fleet.keys import prefix
 from controller.model import Kind
@@ -117,7 +118,17 @@ def asterisk_files(config: Config, name: str, password: Secret, folder: Path) ->
 
 
 def freeswitch_files(config: Config, name: str, password: Secret, folder: Path) -> dict[str, File]:
-    raise NotImplementedError
+    values = _node_values(config, name, password, folder)
+    ours = ("pbxctl-profile.xml", "pbxctl-dialplan.xml")
+    yours = ("pbxctl-services.xml", "freeswitch.xml")
+    files = {path: File(fill(f"freeswitch/{path}.j2", values)) for path in ours}
+    files |= {path: File(fill(f"freeswitch/{path}.j2", values), keep=True) for path in yours}
+    socket = "pbxctl-event_socket.conf.xml"
+    files[socket] = File(fill(f"freeswitch/{socket}.j2", values), 0o600)
+    if config.nodes[name].edge:
+        route = resources.folder("lua") / "freeswitch" / "route.lua"
+        files["pbxctl-route.lua"] = File(route.read_text("utf-8"))
+    return files
 
 
 def _node_values(config: Config, name: str, password: Secret, folder: Path) -> dict[str, Any]:
@@ -140,9 +151,11 @@ def _node_values(config: Config, name: str, password: Secret, folder: Path) -> d
         "trunk_addresses": _trunk_addresses(config, name),
         "others": [{"name": n, "sip": o.sip} for n, o in config.nodes.items() if n != name],
         "ranges": config.numbers,
+        "ranges_longest_first": sorted(config.numbers, key=lambda r: -len(r.prefix)),
         "agent": f"http://{agent.host}:{agent.port}",
         "wait_s": round(agent.deadline_ms / 1000 + _AGENT_GRACE_S, 3),
-        "calls_max": node.calls_max,
+        # two legs a call, and room for those that the fleet does not place
+        "sessions_max": (node.calls_max or 500) * 2 + 20,
     }
 
 
@@ -196,5 +209,3 @@ def _redis(config: Config, password: Secret | None) -> dict[str, object]:
         raise UsageError(f"redis.url: {error}", hint="as in redis://192.0.2.1:6379/0") from error
     return values | {"host": url.hostname, "port": port, "db": db}
 
-
-__all__ = ["File", "NodeConfig", "Rendered", "dispatcher_list", "folder_of", "render"]

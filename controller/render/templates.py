@@ -1,4 +1,4 @@
-"""Fills the templates of dialplans/ and lua/freeswitch/.
+"""Fills the templates of dialplans/.
 
 A value is put in only if it has none of the characters that mean something in any of the syntaxes
 there (Asterisk's and Kamailio's files, XML, Lua, FreeSWITCH's variables): it is refused, not
@@ -48,9 +48,7 @@ def plain(value: object) -> str:
 @cache
 def _environment() -> jinja2.Environment:
     return jinja2.Environment(  # noqa: S701 - no HTML; `plain` checks each value
-        loader=jinja2.FileSystemLoader(
-            [resources.folder("dialplans"), resources.folder("lua") / "freeswitch"]
-        ),
+        loader=jinja2.FileSystemLoader(resources.folder("dialplans")),
         undefined=jinja2.StrictUndefined,
         finalize=plain,
         trim_blocks=True,

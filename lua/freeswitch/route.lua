@@ -1,0 +1,82 @@
+-- A FreeSWITCH as edge: asks the agent on loopback where the call goes, and sends it there.
+--   argv[1] this node, argv[2] its region, argv[3] the agent, as http://127.0.0.1:9450
+--
+-- mod_curl counts its time limit in whole seconds. The agent answers within its own deadline
+-- (200 ms); the 1 s here is for an agent that hangs. One that is down refuses at once.
+-- What callers sent goes out percent-encoded; the number is checked before it is dialled.
+
+local NODE, REGION, AGENT = argv[1], argv[2], argv[3]
+local TRIES_MAX = 3
+-- A node that shows no progress within 2 s is given up, before its reservation ends.
+local PROGRESS_S = 2
+
+-- Causes after which another node may do better; 503 is NORMAL_TEMPORARY_FAILURE here. Busy, an
+-- unknown number and the like are the caller's answer.
+local ELSEWHERE = {
+  NORMAL_TEMPORARY_FAILURE = true, RECOVERY_ON_TIMER_EXPIRE = true, NETWORK_OUT_OF_ORDER = true,
+  DESTINATION_OUT_OF_ORDER = true, SWITCH_CONGESTION = true, NORMAL_CIRCUIT_CONGESTION = true,
+  PROGRESS_TIMEOUT = true, GATEWAY_DOWN = true, SERVICE_UNAVAILABLE = true,
+  REQUESTED_CHAN_UNAVAIL = true, NO_USER_RESPONSE = true,
+}
+
+local function encoded(text)
+  return (string.gsub(text or '', '[^A-Za-z0-9._~-]', function(c)
+    return string.format('%%%02X', string.byte(c))
+  end))
+end
+
+local function ask(api, failed)
+  local url = string.format(
+    '%s/route?node=%s&region=%s&call=%s&caller=%s&callee=%s&failed=%s', AGENT, NODE, REGION,
+    encoded(session:getVariable('sip_call_id') or session:get_uuid()),
+    encoded(session:getVariable('caller_id_number')),
+    encoded(session:getVariable('destination_number')), encoded(failed))
+  local answer = api:execute('curl', url .. ' connect-timeout 1 timeout 1') or ''
+  local verdict, node, address, placement, cause =
+    string.match(answer, '^(%a+)|([a-z0-9.-]*)|([%w.:%[%]-]*)|([%w-]*)|(%d*)|')
+  if verdict == 'place' and placement ~= '' and #placement <= 40 then
+    return node, address, placement
+  end
+  return nil, cause and string.match(cause, '^[4-6]%d%d$') or '503'
+end
+
+local function refuse(cause)
+  session:execute('respond', cause)
+  session:hangup()
+end
+
+local function run()
+  local number = session:getVariable('destination_number') or ''
+  if not string.match(number, '^[0-9+*#]+$') then
+    return refuse('404')
+  end
+  -- A caller's own X- headers are not handed on.
+  session:setVariable('sip_copy_custom_headers', 'false')
+  session:setVariable('continue_on_fail', 'true')
+  session:setVariable('hangup_after_bridge', 'true')
+  local api, failed = freeswitch.API(), ''
+  for _ = 1, TRIES_MAX do
+    local node, address_or_cause, placement = ask(api, failed)
+    if not node then
+      return refuse(address_or_cause)
+    end
+    if node == NODE then
+      session:execute('export', 'pbxctl_placement=' .. placement)
+      return session:transfer(number, 'XML', 'pbxctl-services')
+    end
+    session:execute('bridge', string.format(
+      '{sip_h_X-Pbxctl-Placement=%s,leg_progress_timeout=%d}sofia/pbxctl/%s@%s', placement,
+      PROGRESS_S, number, address_or_cause))
+    local cause = session:getVariable('originate_disposition')
+    if not session:ready() then
+      return
+    end
+    if not ELSEWHERE[cause] then
+      return session:hangup(cause)
+    end
+    failed = placement
+  end
+  refuse('503')
+end
+
+run()
