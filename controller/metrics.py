@@ -16,6 +16,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Gauge, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
+from controller.config import Config
 from controller.errors import PbxctlError
 from controller.version import VERSION
 
@@ -51,6 +52,18 @@ class MetricsServer:
 
     async def close(self) -> None:
         await self.runner.cleanup()
+
+
+async def serve_role(
+    config: Config,
+    role: str,
+    registry: CollectorRegistry,
+    refresh: Callable[[], Awaitable[None]] | None = None,
+) -> MetricsServer:
+    """`serve_metrics` where the config has it for `role`; first_port 0 takes any free port."""
+    first = config.metrics.first_port
+    port = first + PORT_OF_ROLE[role] if first else 0
+    return await serve_metrics(registry, config.metrics.host, port, refresh)
 
 
 async def serve_metrics(

@@ -12,6 +12,7 @@ import os
 import secrets
 import socket
 
+from controller import metrics
 from controller.config import Config, NodeConfig
 from controller.errors import FleetUnreachable, StaleEpoch
 from controller.fleet.functions import Fleet, connect
@@ -22,7 +23,7 @@ from controller.pbx.drivers import new_driver
 from controller.pbx.hub import GreenHub
 from controller.pbx.options import OptionsProbe
 from controller.pbx.worker import Worker
-from controller.pbx.worker_metrics import LEASES
+from controller.pbx.worker_metrics import LEASES, REGISTRY
 from controller.routing.policy import policy
 
 CLAIM_S = 0.4
@@ -38,6 +39,7 @@ async def run(config: Config, stop: asyncio.Event) -> None:
     hub = GreenHub()
     crew = _Crew(config, fleet, probe, hub)
     await probe.open()
+    server = await metrics.serve_role(config, "driver", REGISTRY)
     if any(node.kind is Kind.FREESWITCH for node in config.nodes.values()):
         hub.start()
     try:
@@ -51,6 +53,7 @@ async def run(config: Config, stop: asyncio.Event) -> None:
         await crew.end()
         probe.close()
         hub.stop()
+        await server.close()
         await fleet.close()
 
 

@@ -65,9 +65,5 @@ async def _serve_metrics(config: Config, fleet: Fleet, ends: contextlib.AsyncExi
     registry = metrics.make_registry("gate")
     collector = FleetCollector(config, fleet)
     registry.register(collector)
-    first = config.metrics.first_port
-    port = first + metrics.PORT_OF_ROLE["gate"] if first else 0
-    server = await metrics.serve_metrics(
-        registry, config.metrics.host, port, refresh=collector.refresh
-    )
+    server = await metrics.serve_role(config, "gate", registry, collector.refresh)
     ends.push_async_callback(server.close)

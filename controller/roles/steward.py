@@ -14,6 +14,7 @@ import socket
 
 from prometheus_client import Counter, Gauge
 
+from controller import metrics
 from controller.config import Config
 from controller.errors import FleetUnreachable
 from controller.fleet.functions import Fleet, connect
@@ -24,9 +25,13 @@ from controller.routing.policy import policy
 ROUND_S = 0.5
 LEAD_MS = 2000
 
-LEADS = Gauge("pbxctl_steward_leads", "1 while this steward is the leader.")
+REGISTRY = metrics.make_registry("steward")
+LEADS = Gauge("pbxctl_steward_leads", "1 while this steward is the leader.", registry=REGISTRY)
 CHANGES = Counter(
-    "pbxctl_node_state_changes_total", "Changes of a node's state.", ["node", "state"]
+    "pbxctl_node_state_changes_total",
+    "Changes of a node's state.",
+    ["node", "state"],
+    registry=REGISTRY,
 )
 
 log = logging.getLogger(__name__)
@@ -35,6 +40,7 @@ log = logging.getLogger(__name__)
 async def run(config: Config, stop: asyncio.Event) -> None:
     """Stands for election and leads, until `stop` is set."""
     fleet = Fleet(connect(config), config.fleet)
+    server = await metrics.serve_role(config, "steward", REGISTRY)
     owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     epoch: str | None = None
     before: dict[str, NodeState] = {}
@@ -58,6 +64,7 @@ async def run(config: Config, stop: asyncio.Event) -> None:
             except TimeoutError:
                 continue
     finally:
+        await server.close()
         await fleet.close()
 
 

@@ -92,13 +92,7 @@ class LabFleet:
         name = name or role
         log = (self.folder / f"{name}.log").open("ab")
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                "import sys; from pathlib import Path; from controller.config_file import load; from controller.roles.start import run; run(sys.argv[2], load(Path(sys.argv[1])))",
-                str(self.config_path),
-                role,
-            ],
+            [sys.executable, "-m", "controller.cli", "--config", self.config_path, "run", role],
             stdout=log,
             stderr=log,
             stdin=subprocess.DEVNULL,
