@@ -38,20 +38,23 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class LabFleet:
-    """nodes: running PBXs and their regions. settings: further keys of the config."""
+    """nodes: running PBXs and their regions. redis: None for the private one of `pbxctl up`.
+
+    settings: further keys of the config.
+    """
 
     def __init__(
         self,
         lab: Lab,
         nodes: Mapping[Asterisk | FreeSwitch, str],
-        redis: Redis,
+        redis: Redis | None,
         *,
         calls_max: int = 100,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.lab = lab
         self.nodes = {node.name: node for node in nodes}
-        self.folder = lab.run.folder / f"fleet-{redis.name}"
+        self.folder = lab.run.folder / "fleet"
         self.folder.mkdir()
         self.roles: dict[str, subprocess.Popen[bytes]] = {}
         (self.folder / "secrets").mkdir()
@@ -59,7 +62,7 @@ class LabFleet:
         document: dict[str, Any] = {
             "fleet": "lab",
             "state_dir": str(self.folder / "state"),
-            "redis": {"url": redis.url},
+            "redis": {"url": redis.url} if redis else {},
             "metrics": {"first_port": 0},
             "regions": {r: {"spill_to": [o for o in regions if o != r]} for r in regions},
             "nodes": {},
@@ -79,7 +82,7 @@ class LabFleet:
             }
         for key, value in (settings or {}).items():
             document[key] = {**document.get(key, {}), **value} if isinstance(value, dict) else value
-        (self.folder / "state").mkdir()
+        (self.folder / "state").mkdir(mode=0o700)
         self.config_path = self.folder / "pbxctl.yaml"
         self.config_path.write_text(yaml.safe_dump(document))
 
