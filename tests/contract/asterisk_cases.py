@@ -3,25 +3,64 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import shutil
-import subprocess
+import secrets
 from pathlib import Path
 from typing import ClassVar
 
+import jinja2
 import pytest
 
 from controller.pbx.asterisk import AsteriskDriver
 from tests.contract.ami_wire import DATA, Replay
-from tests.contract.asterisk_node import AMI_PORT, ROOT, SIP_PORT, USER, AsteriskNode
-from tests.contract.case import Case
+from tests.contract.case import CALLER, PLACEMENT, Case
+from tests.lab.asterisk import AMI_PORT
+from tests.lab.asterisk_conf import MODULES
+from tests.lab.lab import Lab
+from tests.lab.run import LabUnusable
 
-SCENARIO = Path(__file__).with_name("uac.xml")
-_numbers = itertools.count(1)
+USER = "driver"
+STANZA = Path(__file__).parents[2] / "dialplans" / "asterisk" / "pbxctl-manager.conf.j2"
+# Numbers to call. `wait` rings until the global ANSWER is 1; `leg` has a second leg behind a
+# Local channel; the pairs that `record_ami` uses meet in one bridge.
+EXTENSIONS = """[general]
+static = yes
+[globals]
+ANSWER = 0
+[trunk]
+exten => _[a-z]!,1,Set(PBXCTL_PLACEMENT=${PJSIP_HEADER(read,X-Pbxctl-Placement)})
+ same => n,Goto(services,${EXTEN},1)
+[services]
+exten => wait,1,Ringing()
+ same => n,While($["${GLOBAL(ANSWER)}" != "1"])
+ same => n,Wait(0.1)
+ same => n,EndWhile()
+ same => n,Answer()
+ same => n,Wait(60)
+exten => echo,1,Answer()
+ same => n,Echo()
+exten => leg,1,Dial(Local/echo@services/n,30)
+exten => local,1,Dial(Local/echo@services,30)
+exten => young,1,Answer()
+ same => n,Set(GLOBAL(YOUNG)=${CHANNEL})
+ same => n,Wait(60)
+exten => old,1,Answer()
+ same => n,Set(GLOBAL(OLD)=${CHANNEL})
+ same => n,Wait(60)
+exten => pull-old,1,Answer()
+ same => n,Bridge(${GLOBAL(OLD)})
+exten => pull-young,1,Answer()
+ same => n,While($["${GLOBAL(YOUNG)}" = ""])
+ same => n,Wait(0.1)
+ same => n,EndWhile()
+ same => n,Bridge(${GLOBAL(YOUNG)})
+exten => conf,1,Answer()
+ same => n,ConfBridge(one)
+"""
+MORE_MODULES = ("app_confbridge", "bridge_softmix")
 
 
 class LiveAsterisk(Case):
-    """A real Asterisk on its own loopback address; SIPp is the trunk."""
+    """A real Asterisk of the lab, with the manager.conf stanza that `render` writes."""
 
     name = "asterisk-live"
     can = frozenset(
@@ -33,41 +72,43 @@ class LiveAsterisk(Case):
     exten: ClassVar[str] = "echo"
 
     def __init__(self) -> None:
-        number = next(_numbers)
-        self.address = f"127.0.11.{number}"
-        self.trunk = f"127.0.11.{100 + number}"
-        self.node: AsteriskNode | None = None
-        self._callers: list[subprocess.Popen[bytes]] = []
-        #: the AMI port that drivers connect to; a recorder sits on another
-        self.host, self.port = self.address, AMI_PORT
+        self.lab: Lab | None = None
+        self._secret = secrets.token_urlsafe(18)
 
     async def start(self) -> None:
-        if not (ROOT / "usr/sbin/asterisk").exists():
-            pytest.skip(f"no Asterisk root at {ROOT}: run make setup")
-        if shutil.which("sipp") is None:
-            pytest.skip("no sipp: run make setup")
-        self.node = AsteriskNode(self.address)
-        await asyncio.to_thread(self.node.start)
+        try:
+            self.lab = await asyncio.to_thread(Lab)
+        except LabUnusable as error:
+            pytest.skip(str(error))
+        modules = "".join(f"load = {name}.so\n" for name in (*MODULES, *MORE_MODULES))
+        files = {
+            "extensions.conf": EXTENSIONS,
+            "modules.conf": f"[modules]\nautoload = no\n{modules}",
+            "confbridge.conf": "",
+        }
+        self.node = await asyncio.to_thread(self.lab.asterisk, "node", calls_max=200, files=files)
+        self.host, self.port = self.node.address, AMI_PORT
+        stanza = jinja2.Template(STANZA.read_text()).render(
+            name="node", user=USER, password=self._secret, control_from=["127.0.0.0/8"]
+        )
+        with (self.node.folder / "etc" / "manager.conf").open("a") as conf:
+            conf.write(stanza)
+        await self._cli("module reload manager")
 
     async def stop(self) -> None:
-        for caller in self._callers:
-            caller.kill()
-            caller.wait(5)
-        self._callers.clear()
-        if self.node is not None:
-            await asyncio.to_thread(self.node.stop)
+        lab, self.lab = self.lab, None
+        if lab is not None:
+            await asyncio.to_thread(lab.close)
 
     def driver(self, *, secret: str | None = None) -> AsteriskDriver:
-        assert self.node is not None
-        return AsteriskDriver(self.host, self.port, USER, secret or self.node.secret, cpus=2)
+        return AsteriskDriver(self.host, self.port, USER, secret or self._secret, cpus=2)
 
     async def cut(self) -> None:
-        assert self.node is not None
-        self.node.kill()
+        await asyncio.to_thread(self.node.kill)
 
     async def ring(self) -> None:
         await self._cli("dialplan set global ANSWER 0")
-        self.dial("wait")
+        await self.dial("wait")
 
     async def answer(self) -> None:
         await self._cli("dialplan set global ANSWER 1")
@@ -76,25 +117,26 @@ class LiveAsterisk(Case):
         await self._cli("channel request hangup all")
 
     async def two_legs(self) -> None:
-        self.dial("leg")
+        await self.dial("leg")
 
     async def freeze(self) -> None:
-        assert self.node is not None
-        self.node.freeze()
+        await asyncio.to_thread(self.node.freeze)
 
-    def dial(self, service: str) -> None:
-        port = 5200 + len(self._callers)
-        command = ["sipp", f"{self.address}:{SIP_PORT}", "-sf", str(SCENARIO), "-s", service]
-        command += ["-m", "1", "-i", self.trunk, "-p", str(port), "-nostdin"]
-        command += ["-mp", str(30000 + 10 * len(self._callers))]
-        self._callers.append(
-            subprocess.Popen(
-                command, cwd="/tmp", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
+    async def dial(self, service: str) -> None:
+        """One call from outside to a number of EXTENSIONS, held until the node ends it."""
+        assert self.lab is not None
+        await asyncio.to_thread(
+            self.lab.calls,
+            self.node,
+            service,
+            hold_s=60.0,
+            audio=False,
+            headers={"X-Pbxctl-Placement": PLACEMENT},
+            caller=CALLER,
+            answer_timeout_s=60.0,
         )
 
     async def _cli(self, command: str) -> None:
-        assert self.node is not None
         await asyncio.to_thread(self.node.cli, command)
 
 

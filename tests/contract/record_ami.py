@@ -9,8 +9,8 @@ from controller.errors import CommandRefused
 from controller.model import CallAnswered, OriginateRequest
 from tests.contract.ami_wire import DATA, Recorder
 from tests.contract.asterisk_cases import LiveAsterisk
-from tests.contract.asterisk_node import AMI_PORT
 from tests.contract.case import Watcher, until
+from tests.lab.asterisk import AMI_PORT
 
 
 async def record() -> None:
@@ -73,15 +73,15 @@ async def record() -> None:
 
 async def record_two(case: LiveAsterisk, first: str, second: str) -> None:
     """Two calls from outside that meet in one bridge, and end."""
-    recorder = Recorder(case.address, AMI_PORT)
+    recorder = Recorder(case.host, AMI_PORT)
     case.port = await recorder.start(case.host)
     driver = case.driver()
     try:
         await driver.connect()
         recorder.section("meet")
-        case.dial(first)
+        await case.dial(first)
         await asyncio.sleep(1.1)  # another second in the Uniqueid
-        case.dial(second)
+        await case.dial(second)
         await asyncio.sleep(1.0)
         recorder.section("list")
         await driver.truth()

@@ -93,6 +93,16 @@ async def test_nobody_listens(case: Case) -> None:
         await driver.connect()
 
 
+@needs("freeze")
+async def test_a_frozen_node_does_not_hold_connect(case: Case) -> None:
+    driver = case.driver()
+    await case.freeze()
+    start_s = time.monotonic()
+    with pytest.raises((LinkLost, DeadlineExceeded)):
+        await driver.connect()
+    assert time.monotonic() - start_s < 6
+
+
 @needs("call")
 async def test_a_call_is_told_once_and_in_order(case: Case, watch: Watcher) -> None:
     await case.ring()
