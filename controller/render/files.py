@@ -208,4 +208,3 @@ def _redis(config: Config, password: Secret | None) -> dict[str, object]:
     except ValueError as error:
         raise UsageError(f"redis.url: {error}", hint="as in redis://192.0.2.1:6379/0") from error
     return values | {"host": url.hostname, "port": port, "db": db}
-

@@ -142,6 +142,7 @@ def sip(world: World) -> str:
 def test_a_placed_call_is_known_by_its_placement_not_by_a_forged_one(ready: World) -> None:
     forged = {"X-Pbxctl-Placement": "forged-1"}
     load = ready.lab.calls(sip(ready), "9500", count=4, hold_s=3, headers=forged)
+
     def live() -> list[CallRecord]:
         found = [*ready.records(ready.a), *ready.records(ready.b)]
         return found if len(found) == 4 else []
