@@ -1,0 +1,80 @@
+"""The agent's HTTP answer while Redis is away, host load, and the snapshot on disk."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from controller.agent import snapshots
+from controller.agent.answers import Answers, line
+from controller.agent.host_load import busy_share, cpu_times
+from controller.config_file import parse
+from controller.fleet.functions import Fleet, connect
+from controller.model import Placed
+from controller.routing.fallback import Snapshot
+from tests.property.test_fallback import CONFIG_TEXT, node
+
+
+@pytest.fixture
+def answers(tmp_path: Path) -> Answers:
+    (tmp_path / "pw").write_text("secret\n")
+    config = parse(
+        CONFIG_TEXT + f"redis: {{url: 'unix://{tmp_path}/nowhere.sock'}}\n", str(tmp_path / "c")
+    )
+    answers = Answers(config, Fleet(connect(config, timeout_s=0.2), config.fleet))
+    answers.snapshot = Snapshot(time.time(), (node("e1"), node("e2", load=0.5)))
+    return answers
+
+
+async def ask(answers: Answers, query: str) -> tuple[int, str]:
+    async with (
+        TestClient(TestServer(answers.app())) as client,
+        client.get(f"/route?{query}") as response,
+    ):
+        return response.status, await response.text()
+
+
+async def test_one_line_of_six_fields(answers: Answers) -> None:
+    status, text = await ask(answers, "call=x&region=east&callee=95&caller=%00%FF%0D%0A|")
+    fields = text.split("|")
+    assert status == 200
+    assert (fields[0], fields[1], fields[2], len(fields)) == ("place", "e1", "e1:5060", 6)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "region=east",
+        "call=&region=east",
+        f"call={'x' * 257}&region=east",
+        "call=x&region=mars",
+        "call=x",
+    ],
+)
+async def test_a_question_without_its_parts_is_refused(answers: Answers, query: str) -> None:
+    assert (await ask(answers, query))[0] == 400
+
+
+async def test_no_field_can_hold_a_separator() -> None:
+    placed = Placed("n|x", "h:1", "p", "why", "echo")
+    assert line(placed).count("|") == 5
+
+
+def test_busy_share() -> None:
+    before = cpu_times("cpu  100 0 100 800 0 0 0 0 0 0\ncpu0 …")
+    after = cpu_times("cpu  150 0 150 900 0 0 0 0 0 0\ncpu0 …")
+    assert busy_share(before, after) == 0.5
+    assert busy_share(after, after) == 0
+
+
+def test_a_snapshot_survives_and_a_broken_one_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "agent" / "snapshot.json"
+    assert snapshots.read(path) is None
+    taken = snapshots.take([node("e1")])
+    snapshots.write(path, taken)
+    assert snapshots.read(path) == taken
+    path.write_bytes(path.read_bytes()[:-5])
+    assert snapshots.read(path) is None

@@ -1,0 +1,146 @@
+"""What `render` writes: complete, closed, and never more than the template meant."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from controller.config import Config
+from controller.config_file import parse
+from controller.errors import UsageError
+from controller.render.files import File, Rendered, render
+from controller.render.write import write
+
+SECRET = "s3cret-of-the-node"
+TEXT = """
+fleet: demo
+regions: {eu: {}, us: {}}
+nodes:
+  ast: {kind: asterisk, region: eu, sip: "192.0.2.1:5060", control: "127.0.0.1:5038", password_file: pw, edge: true}
+  fs: {kind: freeswitch, region: us, sip: "192.0.2.2:5060", control: "127.0.0.1:8021", password_file: pw, edge: true}
+edges:
+  kam: {region: eu, sip: "192.0.2.9:5060", peers: [198.51.100.0/24]}
+numbers:
+  - {prefix: "4", service: phone}
+  - {prefix: "400", service: queue}
+  - {prefix: "+49", service: ivr}
+"""  # noqa: E501
+
+#: breaks out of at least one of: Asterisk's files, Kamailio's, XML, Lua, ${} of FreeSWITCH
+HOSTILE = [
+    "a\nb",
+    'a"b',
+    "a;b",
+    "a,b",
+    "a&b",
+    "a<b",
+    "a>b",
+    "$x",
+    "${x}",
+    "a\\b",
+    "a b",
+    "a#b",
+    "é",
+]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    (tmp_path / "pw").write_text(SECRET + "\n")
+    (tmp_path / "pw").chmod(0o600)
+    (tmp_path / "redis").write_text("redis-secret\n")
+    (tmp_path / "redis").chmod(0o600)
+    return parse(TEXT, str(tmp_path / "pbxctl.yaml"))
+
+
+def with_node(config: Config, name: str, **changes: object) -> Config:
+    node = msgspec.structs.replace(config.nodes[name], **changes)
+    return msgspec.structs.replace(config, nodes=config.nodes | {name: node})
+
+
+@pytest.mark.parametrize("name", ["ast", "fs", "kam"])
+def test_a_secret_stands_only_in_files_for_their_owner(config: Config, name: str) -> None:
+    redis = msgspec.structs.replace(config.redis, password_file="redis")
+    files = render(msgspec.structs.replace(config, redis=redis), name).files
+    holding = {p for p, f in files.items() if SECRET in f.text or "redis-secret" in f.text}
+    assert len(holding) == 1
+    assert all(files[path].mode == 0o600 for path in holding)
+
+
+@pytest.mark.parametrize("value", [*HOSTILE[1:], "a\x0bb", "a\x00b"])  # a secret has one line
+@pytest.mark.parametrize("name", ["ast", "fs"])
+def test_a_password_that_could_break_out_is_refused_and_not_shown(
+    config: Config, name: str, value: str
+) -> None:
+    (config.path("pw")).write_text(value + "x\n")
+    with pytest.raises(UsageError) as refusal:
+        render(config, name)
+    assert value not in str(refusal.value)
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_a_user_that_could_break_out_is_refused(config: Config, value: str) -> None:
+    with pytest.raises(UsageError):
+        render(with_node(config, "ast", user=value), "ast")
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+@pytest.mark.parametrize("name", ["kam", "fs"])
+def test_a_folder_that_could_break_out_is_refused(config: Config, name: str, value: str) -> None:
+    with pytest.raises(UsageError):
+        render(config, name, Path("/srv") / value)
+
+
+def test_trunk_peers_are_addresses_not_names(config: Config) -> None:
+    with pytest.raises(UsageError, match="by IP address"):
+        render(with_node(config, "fs", sip="fs.example.net:5060"), "ast")
+
+
+def test_only_edges_are_trunk_peers(config: Config) -> None:
+    plain = with_node(config, "fs", edge=False)
+    text = render(plain, "ast").files["pbxctl-pjsip.conf"].text
+    assert "match = 192.0.2.9" in text
+    assert "match = 192.0.2.2" not in text
+    assert "match = 192.0.2.2" in render(config, "ast").files["pbxctl-pjsip.conf"].text
+
+
+def test_freeswitch_sees_the_longest_prefix_first(config: Config) -> None:
+    text = render(config, "fs").files["pbxctl-dialplan.xml"].text
+    assert text.index('"^(400[') < text.index('"^(4[')
+    assert '"^([+]49[' in text
+
+
+@pytest.mark.parametrize(
+    "url", ["rediss://r:6379", "redis://user:pw@r:6379", "redis://r:6379/zero", "redis://r/0;x=1"]
+)
+def test_a_redis_that_kamailio_cannot_use_is_refused(config: Config, url: str) -> None:
+    redis = msgspec.structs.replace(config.redis, url=url)
+    with pytest.raises(UsageError):
+        render(msgspec.structs.replace(config, redis=redis), "kam")
+
+
+def test_an_unknown_name_is_refused(config: Config) -> None:
+    with pytest.raises(UsageError, match="no node or edge"):
+        render(config, "nobody")
+
+
+def test_write_keeps_what_is_the_operators_and_mends_what_is_ours(tmp_path: Path) -> None:
+    rendered = Rendered("n", tmp_path / "out", {"a": File("1"), "k": File("1", keep=True)})
+    assert write(rendered) == ["a", "k"]
+    (tmp_path / "out" / "k").write_text("mine")
+    (tmp_path / "out" / "a").chmod(0o666)
+    again = replace(rendered, files={"a": File("1", 0o600), "k": File("2", keep=True)})
+    assert write(again) == ["a"]
+    assert (tmp_path / "out" / "k").read_text() == "mine"
+    assert (tmp_path / "out" / "a").stat().st_mode & 0o777 == 0o600
+    assert write(again) == []
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"a", "k"}
+
+
+def test_write_says_what_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(UsageError, match="cannot be written"):
+        write(Rendered("n", tmp_path / "out", {"a": File("1")}))
