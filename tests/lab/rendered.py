@@ -1,0 +1,44 @@
+"""Lab programs that run on what `pbxctl render` writes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from controller.config import Config
+from controller.render.files import folder_of, render
+from controller.render.write import write
+from tests.lab.asterisk import Asterisk
+from tests.lab.lab import Lab
+from tests.lab.services import Program
+from tests.lab.sip import answers_options
+
+#: files of the lab that yield to rendered ones
+STOCK = ("pjsip.conf", "extensions.conf", "queues.conf", "rtp.conf")
+
+
+def put_rendered(config: Config, node: Asterisk) -> None:
+    """The node's rendered files in place of the lab's own; it runs on them from now on.
+
+    The lab's AMI user stays, unless the config names that same user for the node.
+    """
+    etc = node.folder / "etc"
+    for name in STOCK:
+        (etc / name).unlink(missing_ok=True)
+    write(replace(render(config, node.name), folder=etc))
+    manager = etc / "manager.conf"
+    if "pbxctl-manager.conf" not in manager.read_text():
+        with manager.open("a") as file:
+            file.write("#include pbxctl-manager.conf\n")
+    node.restart()
+
+
+def start_kamailio(lab: Lab, config: Config, name: str) -> Program:
+    """The edge `name` of the config, on its rendered files."""
+    write(render(config, name))
+    host, port = config.edges[name].sip.rsplit(":", 1)
+    return lab.program(
+        name,
+        ["kamailio", "-f", folder_of(config, name) / "kamailio.cfg", "-DD", "-E",
+         "-m", "64", "-M", "8", "-P", lab.run.folder / f"{name}.pid"],
+        ready=lambda: answers_options(host, int(port)),
+    )  # fmt: skip
