@@ -255,11 +255,13 @@ class FreeSwitchDriver(Driver):
         """Legs with SIP media; a loopback leg has none on any wire and is left out."""
         out = []
         for leg in self._legs(pbx_id):
-            names = ("channel_name", "rtp_has_crypto", "sip_via_protocol")
+            # An outbound leg has the Via that FreeSWITCH itself wrote, an inbound one the peer's.
+            names = ("channel_name", "rtp_has_crypto", "sip_via_protocol", "sip_full_via")
             answers = self._link.pipeline([f"uuid_getvar {leg} {name}" for name in names])
-            channel, suite, transport = (_value(answer) for answer in answers)
+            channel, suite, transport, via = (_value(answer) for answer in answers)
             if channel.startswith("sofia/"):
-                tls = transport == "tls" if transport else None
+                transport = transport or via.partition(" ")[0].rpartition("/")[2]
+                tls = transport.lower() == "tls" if transport else None
                 out.append(Security(leg, bool(suite), suite[:_SUITE_MAX_CHARS], tls))
         return out
 
