@@ -6,9 +6,10 @@ where the link and the picture of the calls live. hub.py is the border between t
 FreeSWITCH's own habits that shape it
     one thread   a link's commands run one after the other in FreeSWITCH: a long list delays pings.
                  `show channels` takes about 10 µs a leg there, far below any silence limit.
-    late list    that list is SQLite behind a queue, some ms to seconds late, and its call_uuid
-                 column is empty for an unbridged inbound leg. So it only names candidates; each
-                 leg that list and map do not agree on is asked for itself, in memory.
+    late list    that list is SQLite behind a queue, 100 ms and more late, and its call_uuid column
+                 is empty for an unbridged inbound leg. So it only names candidates; each leg that
+                 list and map do not agree on is asked for itself, in memory, and the list is read
+                 again while we know of fewer legs than FreeSWITCH counts.
     drain        `fsctl pause inbound` answers new INVITEs with 503 and Retry-After: 300 and is
                  forgotten at FreeSWITCH's restart: drain again after a reconnect.
 """
@@ -44,6 +45,8 @@ from controller.pbx.hub import EventQueue, GreenHub
 PLACEMENT_WAIT_S = 0.1
 # Long after placement has turned away (2 s): a half-open link never ends by itself.
 SILENCE_MAX_S = 6.0
+# Between readings of the list; together longer than its lag, shorter than a command's deadline.
+_LIST_PAUSES_S = (0.1, 0.2, 0.4, 0.8, 0.0)
 _SUITE_MAX_CHARS = 64  # the longest name of an SRTP suite has 35
 _NO_CHANNEL = "-ERR No such channel"
 
@@ -182,6 +185,14 @@ class FreeSwitchDriver(Driver):
             self._queue.put(events)
 
     def _green_truth(self) -> Sequence[CallTruth]:
+        for pause_s in _LIST_PAUSES_S:
+            self._green_correct()
+            if len(self._calls.legs()) >= text.sessions(self._link.api("status")):
+                break
+            gevent.sleep(pause_s)
+        return self._calls.truth()
+
+    def _green_correct(self) -> None:
         rows = text.channel_rows(self._link.api("show channels as json"))
         listed = {row.uuid for row in rows}
         known = set(self._calls.legs())
@@ -208,7 +219,6 @@ class FreeSwitchDriver(Driver):
             if not call_uuid.startswith(_NO_CHANNEL)
         ]
         self._emit(self._calls.correct(found, lost))
-        return self._calls.truth()
 
     def _green_originate(self, command: str, leg: str) -> str:
         """Accepted means: the channel exists, or the job has ended well."""
@@ -245,11 +255,13 @@ class FreeSwitchDriver(Driver):
         """Legs with SIP media; a loopback leg has none on any wire and is left out."""
         out = []
         for leg in self._legs(pbx_id):
-            names = ("channel_name", "rtp_has_crypto", "sip_via_protocol")
+            # An outbound leg has the Via that FreeSWITCH itself wrote, an inbound one the peer's.
+            names = ("channel_name", "rtp_has_crypto", "sip_via_protocol", "sip_full_via")
             answers = self._link.pipeline([f"uuid_getvar {leg} {name}" for name in names])
-            channel, suite, transport = (_value(answer) for answer in answers)
+            channel, suite, transport, via = (_value(answer) for answer in answers)
             if channel.startswith("sofia/"):
-                tls = transport == "tls" if transport else None
+                transport = transport or via.partition(" ")[0].rpartition("/")[2]
+                tls = transport.lower() == "tls" if transport else None
                 out.append(Security(leg, bool(suite), suite[:_SUITE_MAX_CHARS], tls))
         return out
 

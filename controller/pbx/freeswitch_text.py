@@ -28,6 +28,7 @@ _VERSION = re.compile(r"FreeSWITCH \(?Version (\d+\.\d+\.\d+)")
 _UPTIME = re.compile(
     r"UP (\d+) years?, (\d+) days?, (\d+) hours?, (\d+) minutes?, (\d+) seconds?, (\d+) millisec"
 )
+_SESSIONS = re.compile(r"^(\d+) session\(s\) - peak", re.MULTILINE)
 _MAX = re.compile(r"^(\d+) session\(s\) max", re.MULTILINE)
 
 
@@ -115,6 +116,12 @@ def facts(status: str) -> NodeFacts:
         calls_max=channels_max // 2 if channels_max is not None else None,
         channels_max=channels_max,
     )
+
+
+def sessions(status: str) -> int:
+    """The legs that FreeSWITCH has in memory, as `status` tells; 0 when it does not."""
+    found = _SESSIONS.search(status)
+    return int(found[1]) if found else 0
 
 
 def channel_rows(output: str) -> list[ChannelRow]:

@@ -57,8 +57,8 @@ class LiveFreeSwitch(_FreeSwitchCase):
         self.host, self.port = f"127.0.12.{next(_numbers)}", ESL_PORT
         self.node = FreeSwitchNode(self.host, peer="127.0.12.250:5090")
         self.secret = self.node.secret
+        self.node.phone(5090)  # it listens long before FreeSWITCH is up
         await asyncio.to_thread(self.node.start)
-        self.node.phone(5090)
         self._ports = itertools.count(5200)
 
     async def stop(self) -> None:

@@ -26,14 +26,18 @@ from controller.model import (
     OriginateRequest,
 )
 from controller.pbx.base import PING_INTERVAL_S, VALUE_MAX_CHARS, Driver
-from tests.contract import asterisk_cases
+from tests.contract import asterisk_cases, freeswitch_cases
 from tests.contract.case import CALLER, PLACEMENT, Case, Watcher, until
 
-CASES: list[type[Case]] = [*asterisk_cases.CASES]
-EACH = [
-    pytest.param(case, id=case.name, marks=[pytest.mark.lab] if "live" in case.name else [])
-    for case in CASES
-]
+CASES: list[type[Case]] = [*asterisk_cases.CASES, *freeswitch_cases.CASES]
+
+
+def marks(case: type[Case]) -> list[pytest.MarkDecorator]:
+    real = [pytest.mark.lab, pytest.mark.freeswitch] if "freeswitch" in case.name else []
+    return (real or [pytest.mark.lab]) if "live" in case.name else []
+
+
+EACH = [pytest.param(case, id=case.name, marks=marks(case)) for case in CASES]
 
 
 @pytest.fixture(params=EACH)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import gevent
 import pytest
 
 from controller.errors import (
@@ -332,6 +333,33 @@ async def test_an_early_job_result_finds_its_waiter(hub: GreenHub, server: EslSe
     assert await hub.run(job.result.get) == "+OK done\n"
     server.push(plain("Event-Name: BACKGROUND_JOB", "Job-UUID: of-another"))
     assert (await link.got())[0].get("Job-UUID") == "of-another"
+
+
+class Flood:
+    """A socket whose bytes never run out, until they do."""
+
+    def __init__(self, chunks: int) -> None:
+        self.chunks = chunks
+
+    def recv(self, _: int) -> bytes:
+        self.chunks -= 1
+        return plain("Event-Name: A") if self.chunks >= 0 else b""
+
+    def close(self) -> None:
+        pass
+
+
+async def test_a_flood_lets_other_links_run(hub: GreenHub) -> None:
+    def flood() -> int:
+        turns = 0
+        link = EslLink("", 0, "", on_events=lambda _: None)
+        link.attach(Flood(1000))
+        while link.connected:
+            gevent.sleep(0)
+            turns += 1
+        return turns
+
+    assert await hub.run(flood) > 500
 
 
 def test_nothing_is_monkey_patched() -> None:
