@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from controller.render.files import folder_of, render
 from controller.render.write import write
 from tests.lab.asterisk import Asterisk
 from tests.lab.fleet import LabFleet
+from tests.lab.freeswitch import FreeSwitch
 from tests.lab.lab import Lab
 from tests.lab.node import write_secret
 from tests.lab.services import Program, Redis
@@ -50,6 +52,7 @@ class World:
     b: Asterisk
     c: Asterisk
     kamailio: Program
+    edge: str
 
     def records(self, node: Asterisk) -> list[CallRecord]:
         return self.fleet.ask(lambda fleet: fleet.calls(node.name))
@@ -85,7 +88,7 @@ def world() -> Iterator[World]:
             {"prefix": "400", "service": "queue", "regions": ["east"]},
         ]
         settings = {"edges": edges, "numbers": numbers, "agent": {"host": lab.address()}}
-        nodes = {a: "east", b: "east", c: "west"}
+        nodes: dict[Asterisk | FreeSwitch, str] = {a: "east", b: "east", c: "west"}
         with LabFleet(lab, nodes, redis, calls_max=20, settings=settings) as fleet:
             document = yaml.safe_load(fleet.config_path.read_text())
             secret = fleet.folder / "secrets" / "redis"
@@ -104,8 +107,7 @@ def world() -> Iterator[World]:
                  "-m", "64", "-M", "8", "-P", lab.run.folder / "k.pid"],
                 ready=lambda: answers_options(address, 5060),
             )  # fmt: skip
-            kamailio.sip = edges["k"]["sip"]  # type: ignore[attr-defined]
-            world = World(lab, fleet, redis, a, b, c, kamailio)
+            world = World(lab, fleet, redis, a, b, c, kamailio, edges["k"]["sip"])
             for node in (a, b, c):
                 _put(world, node)
             fleet.start("driver")
@@ -116,8 +118,6 @@ def world() -> Iterator[World]:
 
 
 def _demand_password(redis: Redis) -> None:
-    import socket
-
     with socket.create_connection((redis.address, 6379), timeout=2) as link:
         link.sendall(f"CONFIG SET requirepass {PASSWORD}\r\n".encode())
         assert link.recv(64).startswith(b"+OK")
@@ -129,19 +129,15 @@ def ready(world: World) -> Iterator[World]:
     for node in (world.a, world.b, world.c):
         world.fleet.until_state(node.name, NodeState.ACTIVE)
     yield world
-    for node in (world.redis, world.a, world.b):
+    world.redis.thaw()
+    for node in (world.a, world.b):
         node.thaw()
-    for pbx in (world.a, world.b):
-        world.maintenance(pbx, "off")
-
-
-def sip(world: World) -> str:
-    return f"{world.kamailio.sip}"  # type: ignore[attr-defined]
+        world.maintenance(node, "off")
 
 
 def test_a_placed_call_is_known_by_its_placement_not_by_a_forged_one(ready: World) -> None:
     forged = {"X-Pbxctl-Placement": "forged-1"}
-    load = ready.lab.calls(sip(ready), "9500", count=4, hold_s=3, headers=forged)
+    load = ready.lab.calls(ready.edge, "9500", count=4, hold_s=3, headers=forged)
 
     def live() -> list[CallRecord]:
         found = [*ready.records(ready.a), *ready.records(ready.b)]
@@ -161,13 +157,13 @@ def test_a_stranger_gets_no_call_onto_a_node(ready: World) -> None:
 
 def test_a_node_that_refuses_costs_no_call(ready: World) -> None:
     ready.maintenance(ready.a, "on")
-    result = ready.lab.calls(sip(ready), "9500", count=6, hold_s=0.5).result()
+    result = ready.lab.calls(ready.edge, "9500", count=6, hold_s=0.5).result()
     assert [c.code for c in result.calls] == [200] * 6
 
 
 def test_a_frozen_node_costs_the_callers_two_seconds_at_most(ready: World) -> None:
     ready.a.freeze()
-    result = ready.lab.calls(sip(ready), "9500", count=4, hold_s=0.5).result()
+    result = ready.lab.calls(ready.edge, "9500", count=4, hold_s=0.5).result()
     assert [c.code for c in result.calls] == [200] * 4
     assert max(c.setup_ms for c in result.calls) < 2600
 
@@ -175,18 +171,18 @@ def test_a_frozen_node_costs_the_callers_two_seconds_at_most(ready: World) -> No
 def test_every_node_refusing_is_503_with_a_short_retry_after(ready: World) -> None:
     for node in (ready.a, ready.b):
         ready.maintenance(node, "on")
-    call = ready.lab.call(sip(ready), "9500")
+    call = ready.lab.call(ready.edge, "9500")
     assert call.code == 503
     assert call.retry_after_s is not None and call.retry_after_s <= 5
 
 
 def test_an_unknown_number_is_the_callers_answer(ready: World) -> None:
-    assert ready.lab.call(sip(ready), "95x").code == 404
+    assert ready.lab.call(ready.edge, "95x").code == 404
 
 
 def test_with_redis_frozen_calls_find_their_node_by_the_list(ready: World) -> None:
     ready.redis.freeze()
-    result = ready.lab.calls(sip(ready), "9500", count=8, hold_s=0.5).result()
+    result = ready.lab.calls(ready.edge, "9500", count=8, hold_s=0.5).result()
     assert [c.code for c in result.calls] == [200] * 8
     assert max(c.setup_ms for c in result.calls) < 1000
 
@@ -234,7 +230,7 @@ def test_without_its_agent_an_asterisk_edge_says_503_at_once(ready: World) -> No
 def test_redis_killed_is_the_list_again(ready: World) -> None:
     """The last one: a new Redis has no password and no data."""
     ready.redis.kill()
-    result = ready.lab.calls(sip(ready), "9500", count=6, hold_s=0.5).result()
+    result = ready.lab.calls(ready.edge, "9500", count=6, hold_s=0.5).result()
     assert [c.code for c in result.calls] == [200] * 6
 
 
