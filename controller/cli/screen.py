@@ -26,6 +26,7 @@ _ORDER: dict[str, Callable[[NodeView], Any]] = {
     "region": lambda n: (n.region, n.name),
 }
 BAR_MIN, BAR_MAX = 6, 24
+REASON_MAX = 24  # what of a reason keeps its place beside the other columns
 HEAD_LINES, FOOT_LINES = 5, 2
 STALE_AFTER_S = 3.0
 
@@ -171,15 +172,16 @@ _KINDS = ("place", "spill", "reject")
 
 def _table(shown: Sequence[NodeView], selected: str, width: int, room: int) -> list[Text]:
     cells = {c.title: [plain(c.cell(n)) for n in shown] for c in _COLUMNS}
-    columns = fitting(_COLUMNS, cells, max(10, width - BAR_MIN - 2))
+    reasons = [plain(n.problem or n.reason) for n in shown]
+    reason_width = min(REASON_MAX, max(map(len, reasons), default=0))
+    columns = fitting(_COLUMNS, cells, max(10, width - BAR_MIN - 2 - reason_width))
     sizes = [max(map(len, [c.title, *cells[c.title]])) for c in columns]
     used = sum(sizes) + 2 * len(sizes)
-    spare = width - used
-    bar_width = max(0, min(BAR_MAX, spare - (0 if spare < 40 else 22)))
+    bar_width = max(0, min(BAR_MAX, width - used - (reason_width + 2 if reason_width else 0)))
     head = Text(style="bold")
     for column, size in zip(columns, sizes, strict=True):
         head.append((column.title.rjust(size) if column.right else column.title.ljust(size)) + "  ")
-    head.append("FILLED".ljust(bar_width)[:bar_width] + "  REASON")
+    head.append("FILLED".ljust(bar_width)[:bar_width] + ("  REASON" if reason_width else ""))
     lines = [head]
     first = _window([n.name for n in shown], selected, room - 1)
     for i, node in list(enumerate(shown))[first : first + room - 1]:
@@ -190,7 +192,7 @@ def _table(shown: Sequence[NodeView], selected: str, width: int, room: int) -> l
             line.append(text.rjust(size) if column.right else text.ljust(size), style=style)
             line.append("  ")
         line.append_text(bar(node, bar_width))
-        line.append("  " + plain(node.problem or node.reason))
+        line.append("  " + reasons[i] if reasons[i] else "")
         if node.name == selected:
             line.stylize("reverse", 0, max(1, sizes[0]))
         lines.append(line)
