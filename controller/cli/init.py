@@ -22,7 +22,7 @@ SIP_PORT = 5060
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 HEAD = """\
-# The fleet that pbxctl runs. Check it with `pbxctl doctor`; docs/config.md has every key.
+# The fleet that pbxctl runs. Check this file and all that it names with `pbxctl doctor`.
 # Paths are relative to this file. Passwords never stand here: password_file names a file that
 # only its owner can read.
 fleet: {fleet}
