@@ -75,5 +75,8 @@ class Session:
         if self.yes or self.dry_run:
             return
         if not sys.stdin.isatty():
-            raise UsageError(f"{question} needs a yes", hint="give --yes where nobody can answer")
+            raise UsageError(
+                "this changes the fleet and nobody is there to confirm it",
+                hint="give --yes, or --dry-run to see what would happen",
+            )
         click.confirm(question, abort=True, err=True)

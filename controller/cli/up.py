@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-import sys
+import os
 
 import click
 
 from controller.cli import options
+from controller.cli.completion import node_names
 from controller.cli.session import Session
+from controller.errors import UsageError
 
 ROLES = ("driver", "steward", "gate", "agent")
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
-def _log(session: Session) -> None:
-    logging.basicConfig(
-        level=logging.DEBUG if session.verbose else logging.INFO,
-        format=LOG_FORMAT,
-        stream=sys.stderr,
-    )
+def _verbosity(session: Session) -> None:
+    if session.verbose:  # the roles and their children read it: controller/log.py
+        os.environ["PBXCTL_LOG"] = "debug"
 
 
 @click.command()
@@ -28,7 +25,7 @@ def _log(session: Session) -> None:
 def up(session: Session) -> int:
     """Run every role on this machine, with a private redis-server if the config names none."""
     config = session.config()
-    _log(session)
+    _verbosity(session)
     from controller import supervisor
 
     return supervisor.up(config)
@@ -37,11 +34,20 @@ def up(session: Session) -> int:
 @click.command()
 @options.plain
 @click.argument("role", type=click.Choice(ROLES))
+@click.option(
+    "--node",
+    "names",
+    multiple=True,
+    help="agent: a node or edge of this machine; may be repeated (default: all of the config).",
+    shell_complete=node_names,
+)
 @click.pass_obj
-def run(session: Session, role: str) -> int:
+def run(session: Session, role: str, names: tuple[str, ...]) -> int:
     """Run one role until it is told to stop (SIGTERM or Ctrl-C)."""
+    if names and role != "agent":
+        raise UsageError("--node goes with the agent alone", hint="drivers share nodes by lease")
     config = session.config()
-    _log(session)
+    _verbosity(session)
     from controller import roles
 
-    return roles.run(role, config)
+    return roles.run(role, config, names or None)

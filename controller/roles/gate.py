@@ -9,6 +9,7 @@ import logging
 from aiohttp import web
 
 from controller import metrics
+from controller.api import journal
 from controller.api.app import make_app
 from controller.api.fleet_metrics import FleetCollector
 from controller.api.listen import server_tls, socket_path, unix_socket
@@ -27,6 +28,7 @@ async def run(config: Config, stop: asyncio.Event) -> None:
     when it cannot listen.
     """
     async with contextlib.AsyncExitStack() as ends:
+        journal.to_stderr()
         fleet = Fleet(connect(config), config.fleet)
         ends.push_async_callback(fleet.close)
         await _serve(config, fleet, ends)

@@ -28,14 +28,14 @@ def explain(call: CallRecord, config: Config, now_ms: int) -> list[str]:
             "(a phone dialling out there, or a trunk that does not ask).",
             "It counts as load all the same.",
         ]
-        return words + _life(call, now_ms)
+        return words + _life(call, config, now_ms)
     asked = f"A call from {call.caller or 'an unknown caller'} to {call.callee or 'nobody'}"
     words = [f"{asked} asked for a node from region {call.region}.", _plan(call, config)]
     words += _choice(call)
     if call.tried:
         nodes = ", ".join(sorted(call.tried))
         words.append(f"Attempt {len(call.tried) + 1}: {nodes} had refused it or did not answer.")
-    return words + _life(call, now_ms)
+    return words + _life(call, config, now_ms)
 
 
 def _plan(call: CallRecord, config: Config) -> str:
@@ -69,11 +69,14 @@ def _choice(call: CallRecord) -> list[str]:
     return words
 
 
-def _life(call: CallRecord, now_ms: int) -> list[str]:
+def _life(call: CallRecord, config: Config, now_ms: int) -> list[str]:
     words = []
     if call.state == "reserved":
-        ago = _span(now_ms - call.placed_ms)
-        words.append(f"It was placed {ago} ago and has not shown on {call.node}.")
+        since_ms = now_ms - call.placed_ms
+        words.append(f"It was placed {_span(since_ms)} ago and has not shown on {call.node}.")
+        if since_ms > config.placement.reservation_s * 1000:
+            kept = _span(round(config.placement.reservation_s * 1000))
+            words.append(f"Its reservation ended unconfirmed after {kept}.")
     if call.started_ms:
         after = f" {_span(call.started_ms - call.placed_ms)} after placement" * bool(call.placed_ms)
         words.append(f"It showed on {call.node}{after}, as {call.pbx_id}.")

@@ -1,0 +1,211 @@
+"""pbxctl init: a first config file and the secrets it names, never over what is there."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from controller.cli import options, output
+from controller.cli.session import Session
+from controller.config import split_address
+from controller.config_file import parse
+from controller.errors import PbxctlError, UsageError
+
+CONTROL_PORT = {"asterisk": 5038, "freeswitch": 8021}
+SIP_PORT = 5060
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+HEAD = """\
+# The fleet that pbxctl runs. Check this file and all that it names with `pbxctl doctor`.
+# Paths are relative to this file. Passwords never stand here: password_file names a file that
+# only its owner can read.
+fleet: {fleet}
+
+# Callers of a region stay in it while it has room; spill_to says where they go after that.
+regions:
+"""
+NODES = """
+# sip: where calls are sent. control: AMI (Asterisk) or the event socket (FreeSWITCH).
+# calls_max: calls that placement gives it at most; without it the PBX's own limit counts.
+nodes:
+"""
+TAIL = """
+# What numbers are for; the longest prefix wins. Other numbers are phones.
+numbers:
+  - {prefix: "400", service: queue}
+  - {prefix: "9196", service: echo}
+
+# Calls are sent away from a region once its best node's load is above this.
+placement:
+  spill_above: 0.85
+
+# Without a url, `pbxctl up` keeps a private redis-server in state_dir.
+"""
+
+
+@dataclass(frozen=True)
+class First:
+    """A node as init knows it."""
+
+    name: str
+    kind: str
+    host: str
+    region: str
+
+
+DEMO = tuple(
+    First(name, "asterisk", host, region)
+    for name, host, region in (
+        ("a1", "127.0.2.1", "east"),
+        ("a2", "127.0.2.2", "east"),
+        ("a3", "127.0.2.3", "west"),
+    )
+)
+
+
+def parse_node(text: str) -> First:
+    """NAME=KIND:HOST[@REGION], as in pbx1=asterisk:192.0.2.10@east."""
+    match = re.fullmatch(r"([^=]+)=(asterisk|freeswitch):([^@\s]+?)(?:@(.+))?", text)
+    if not match:
+        raise UsageError(f"{text!r} is no node", hint="as in --node pbx1=asterisk:192.0.2.10@east")
+    name, kind, host, region = match[1], match[2], match[3], match[4] or "main"
+    for what in (name, region):
+        _check_name(what)
+    try:
+        split_address(f"{host}:{SIP_PORT}")
+    except ValueError as error:
+        raise UsageError(f"{host!r} is no address", hint="an IPv4, [IPv6] or host name") from error
+    return First(name, kind, host, region)
+
+
+def _check_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is no name", hint="a-z, 0-9 and '-', at most 63 characters")
+    return name
+
+
+def config_text(fleet: str, nodes: tuple[First, ...], redis_url: str, state_dir: str) -> str:
+    """The commented file. Its parts were checked: names, addresses; the rest is quoted."""
+    regions = list(dict.fromkeys(node.region for node in nodes))
+    text = HEAD.format(fleet=_check_name(fleet))
+    for region in regions:
+        others = ", ".join(r for r in regions if r != region)
+        text += f"  {region}: {{spill_to: [{others}]}}\n"
+    text += NODES
+    for node in nodes:
+        text += (
+            f"  {node.name}:\n    kind: {node.kind}\n    region: {node.region}\n"
+            f'    sip: "{node.host}:{SIP_PORT}"\n'
+            f'    control: "{node.host}:{CONTROL_PORT[node.kind]}"\n'
+            f"    password_file: secrets/{node.name}\n    calls_max: 100\n"
+        )
+    text += TAIL
+    text += f'redis: {{url: "{redis_url}"}}\n' if redis_url else "# redis: {url: redis://…}\n"
+    return text + f"\n# Sockets, the private Redis and what `pbxctl render` writes.\n{state_dir}\n"
+
+
+@click.command()
+@options.plain
+@click.option("--fleet", metavar="NAME", help="The fleet's name.")
+@click.option(
+    "--node",
+    "nodes",
+    multiple=True,
+    metavar="NAME=KIND:HOST[@REGION]",
+    help="A PBX; KIND is asterisk or freeswitch. May be repeated.",
+)
+@click.option("--redis", "redis_url", default="", metavar="URL", help="A Redis of your own.")
+@click.option(
+    "--into",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(),
+    metavar="FOLDER",
+    help="Where pbxctl.yaml and secrets/ go (default: here).",
+)
+@click.option("--demo", is_flag=True, help="Three Asterisk nodes on loopback in two regions.")
+@click.pass_obj
+def init(
+    session: Session,
+    fleet: str | None,
+    nodes: tuple[str, ...],
+    redis_url: str,
+    into: Path,
+    demo: bool,
+) -> None:
+    """Write a commented config file and secrets; asks for what no option says."""
+    file = into / "pbxctl.yaml"
+    if file.exists():
+        raise UsageError(
+            f"{file} is there already and stays as it is", hint="edit it, or give --into FOLDER"
+        )
+    if demo:
+        chosen, fleet = DEMO, fleet or "demo"
+    else:
+        if not nodes and not sys.stdin.isatty():
+            raise UsageError(
+                "there is nobody to ask for the nodes",
+                hint="give --node NAME=KIND:HOST@REGION, or --demo",
+            )
+        fleet = fleet or (
+            click.prompt("Name of the fleet", default="main") if not nodes else "main"
+        )
+        chosen = tuple(map(parse_node, nodes)) or _ask_nodes()
+    if '"' in redis_url or "\n" in redis_url or "\\" in redis_url:
+        raise UsageError("the Redis URL has a quote in it", hint="percent-encode it as %22")
+    write(file, config_text(fleet, chosen, redis_url, "state_dir: state"), chosen)
+    output.say(
+        session,
+        [
+            f"{file} and {into / 'secrets'} are written.",
+            f"Next: put each node's password in its secret, or let `pbxctl --config {file} render "
+            f"{chosen[0].name}` write a config with the one that was made.",
+            f"Then: pbxctl --config {file} doctor",
+        ],
+    )
+
+
+def _ask_nodes() -> tuple[First, ...]:
+    found: list[First] = []
+    while True:
+        more = " (empty: no more)" if found else ""
+        name = click.prompt(f"Name of a node{more}", default="" if found else "pbx1")
+        if not name:
+            return tuple(found)
+        kind = click.prompt("Its kind", type=click.Choice(list(CONTROL_PORT)))
+        host = click.prompt("Its address")
+        region = click.prompt("Its region", default=found[-1].region if found else "main")
+        found.append(parse_node(f"{name}={kind}:{host}@{region}"))
+
+
+def write(file: Path, text: str, nodes: tuple[First, ...]) -> None:
+    """Secrets first, each new one random and 0600, then the file, once it is known to be good."""
+    folder = file.parent / "secrets"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for node in nodes:
+            _create(folder / node.name, secrets.token_urlsafe(24) + "\n", 0o600)
+        parse(text, str(file))
+        if not _create(file, text, 0o644):
+            raise UsageError(f"{file} is there already and stays as it is", hint="edit it")
+    except OSError as error:
+        raise PbxctlError(
+            f"{error.filename or file} cannot be written: {error.strerror}",
+            hint="give --into a folder that is yours",
+        ) from error
+
+
+def _create(path: Path, text: str, mode: int) -> bool:
+    """Makes a new file; False when there is one, which stays as it is."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    except FileExistsError:
+        return False
+    with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        stream.write(text)
+    return True
