@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
@@ -33,7 +34,6 @@ from tests.lab.lab import Lab
 from tests.lab.rendered import put_rendered, start_kamailio
 from tests.lab.run import LabError
 from tests.lab.sipp import Calls, CallsResult
-from tests.lab.until import until
 
 CALLS = 300
 RATE_PER_S = 10.0
@@ -41,6 +41,7 @@ HOLD_S = 6.0
 CALLS_MAX = 40
 KILL_AT_S, FREEZE_AT_S, MEND_AT_S = 8.0, 15.0, 21.0
 POLL_S = 0.1
+BAR = 10
 COLOURS = {"active": "green", "joining": "cyan", "down": "red"}
 
 
@@ -68,16 +69,16 @@ def table(nodes: list[NodeView], watch: Watch, so_far: CallsResult, elapsed_s: f
         caption="\n".join(watch.events[-4:]),
         expand=False,
     )
-    for column in ("node", "kind", "region", "state"):
-        grid.add_column(column)
+    for column in ("node", "region", "state"):
+        grid.add_column(column, no_wrap=True)
     for column in ("calls", "limit", "load", "calls/s"):
         grid.add_column(column, justify="right")
-    grid.add_column("", min_width=20)
+    grid.add_column("", width=BAR)
     for n in nodes:
-        bar = "█" * round(20 * min(1, n.calls / max(1, n.calls_max)))
+        bar = "█" * round(BAR * min(1, n.calls / max(1, n.calls_max)))
         state = f"[{COLOURS.get(n.state.value, 'yellow')}]{n.state.value}[/]"
         numbers = (f"{n.calls}", f"{n.calls_max}", f"{n.load:.2f}", f"{n.arrivals_per_s:.1f}")
-        grid.add_row(n.name, n.kind, n.region, state, *numbers, bar)
+        grid.add_row(n.name, n.region, state, *numbers, bar)
     return grid
 
 
@@ -93,7 +94,14 @@ class Demo:
     def run(self) -> int:
         with Lab() as lab, self._fleet(lab) as fleet:
             self.say("control plane: redis, driver, steward, gate, agent by `pbxctl up`")
-            argv = [sys.executable, "-m", "controller.cli", "--config", fleet.config_path, "up"]
+            argv: list[str | Path] = [
+                sys.executable,
+                "-m",
+                "controller.cli",
+                "--config",
+                fleet.config_path,
+                "up",
+            ]
             gate = fleet.config.state_path / "gate.sock"
             lab.program("up", argv, ready=gate.exists)
             fleet.until_active(30)
@@ -126,7 +134,9 @@ class Demo:
             "agent": {"host": lab.address()},
             "placement": {"ramp_s": 5, "spill_above": 0.5},
         }
-        with LabFleet(lab, nodes, None, calls_max=CALLS_MAX, settings=settings) as fleet:
+        with LabFleet(
+            lab, nodes, None, calls_max=CALLS_MAX, user="fleet", settings=settings
+        ) as fleet:
             for node in nodes:
                 if isinstance(node, Asterisk):
                     put_rendered(fleet.config, node)
@@ -153,19 +163,22 @@ class Demo:
     async def _break(self, fleet: LabFleet, door: Fleet) -> None:
         victims = fleet.nodes["east-2"], fleet.nodes["west-1"]
         await asyncio.sleep(KILL_AT_S)
-        victims[0].kill()
-        await self._detected(fleet.config, door, "east-2", "killed")
+        since_s = time.monotonic()
+        await asyncio.to_thread(victims[0].kill)
+        await self._detected(fleet.config, door, "east-2", "killed", since_s)
         await asyncio.sleep(FREEZE_AT_S - KILL_AT_S)
-        victims[1].freeze()
-        await self._detected(fleet.config, door, "west-1", "frozen")
+        since_s = time.monotonic()
+        await asyncio.to_thread(victims[1].freeze)
+        await self._detected(fleet.config, door, "west-1", "frozen", since_s)
         await asyncio.sleep(MEND_AT_S - FREEZE_AT_S)
         victims[1].thaw()
         await asyncio.to_thread(victims[0].restart)
         self.watch.events.append("east-2 is started again, west-1 thawed: both ramp up")
 
-    async def _detected(self, config: Config, door: Fleet, name: str, how: str) -> None:
+    async def _detected(
+        self, config: Config, door: Fleet, name: str, how: str, since_s: float
+    ) -> None:
         """Until placement no longer gives the node, asked the way an edge asks."""
-        since_s = time.monotonic()
         region = config.nodes[name].region
         while True:
             fit = {n.name for n in await door.nodes() if n.state in ("active", "joining")}
@@ -181,13 +194,14 @@ class Demo:
         watch = self.watch
         placed = sum(n for kind, n in watch.stats.items() if not kind.startswith("reject"))
         spilled = sum(n for kind, n in watch.stats.items() if kind.startswith("spill"))
+        p50, p99 = result.setup_ms(0.5), result.setup_ms(0.99)
         rows = [
             ("calls sent", f"{result.attempted}"),
             ("placed", f"{placed}, of them {spilled} in another region"),
             ("answered", f"{result.answered}"),
             ("refused or failed", f"{result.failed}  {_codes(result)}"),
-            ("ended in order", f"{result.completed} (a killed or frozen node takes its calls down)"),
-            ("INVITE to answer", f"p50 {result.setup_ms(0.5):.0f} ms, p99 {result.setup_ms(0.99):.0f} ms"),
+            ("ended in order", f"{result.completed} (a killed or frozen node takes its own down)"),
+            ("INVITE to answer", f"p50 {p50:.0f} ms, p99 {p99:.0f} ms"),
             ("most/mean calls", f"{statistics.median(watch.spread):.2f}" if watch.spread else "-"),
             *((f"{how} node noticed", f"{ms:.0f} ms") for how, ms in watch.detected_ms.items()),
             ("over-allocations", f"{watch.over_limit}"),

@@ -40,6 +40,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 class LabFleet:
     """nodes: running PBXs and their regions. redis: None for the private one of `pbxctl up`.
 
+    user: who logs in; on rendered files another than the lab's own, whose rights are wider.
     settings: further keys of the config.
     """
 
@@ -50,6 +51,7 @@ class LabFleet:
         redis: Redis | None,
         *,
         calls_max: int = 100,
+        user: str = "pbxctl",
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.lab = lab
@@ -74,6 +76,7 @@ class LabFleet:
             kind = "asterisk" if isinstance(node, Asterisk) else "freeswitch"
             document["nodes"][node.name] = {
                 "kind": kind,
+                "user": user,
                 "region": region,
                 "sip": node.sip,
                 "control": f"{node.address}:{AMI_PORT if kind == 'asterisk' else ESL_PORT}",

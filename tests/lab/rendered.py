@@ -19,7 +19,7 @@ STOCK = ("pjsip.conf", "extensions.conf", "queues.conf", "rtp.conf")
 def put_rendered(config: Config, node: Asterisk) -> None:
     """The node's rendered files in place of the lab's own; it runs on them from now on.
 
-    The lab's AMI user stays, unless the config names that same user for the node.
+    The lab's AMI user stays beside it: the config must name another one for the node.
     """
     etc = node.folder / "etc"
     for name in STOCK:
