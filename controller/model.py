@@ -154,11 +154,16 @@ class Placed(msgspec.Struct, frozen=True, tag="place"):
 
 
 class Rejected(msgspec.Struct, frozen=True, tag="reject"):
-    """Answer the caller with SIP `cause`, and Retry-After when retry_after_s > 0."""
+    """Answer the caller with SIP `cause`, and Retry-After when retry_after_s > 0.
+
+    blind: the fleet's picture is empty or late, no node is full; whoever has a list of nodes of
+    his own does better to use it.
+    """
 
     cause: int
     retry_after_s: int
     reason: str
+    blind: bool = False
 
 
 Verdict = Placed | Rejected

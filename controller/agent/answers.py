@@ -19,24 +19,33 @@ from prometheus_client import Counter, Gauge, Histogram
 from controller.config import Config
 from controller.errors import PbxctlError
 from controller.fleet.functions import Fleet
-from controller.model import Placed, Verdict
+from controller.metrics import make_registry
+from controller.model import Placed, Rejected, Verdict
 from controller.routing.fallback import Ask, Fallback, Snapshot
 
 CALL_ID_MAX_CHARS = 256  # of a Call-ID; longer ones are refused, as cutting them could mix up calls
 TEXT_MAX_CHARS = 128
 
+REGISTRY = make_registry("agent")
+
 _answered = Counter(
     "pbxctl_agent_answers_total",
     "Route questions of dialplans, by verdict and source",
     ["verdict", "source"],
+    registry=REGISTRY,
 )
 _seconds = Histogram(
     "pbxctl_agent_answer_seconds",
     "Time from question to answer",
     buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1),
+    registry=REGISTRY,
 )
-_bad = Counter("pbxctl_agent_bad_questions_total", "Questions refused for their form")
-_snapshot_s = Gauge("pbxctl_agent_snapshot_age_seconds", "Age of the agent's picture; -1: none")
+_bad = Counter(
+    "pbxctl_agent_bad_questions_total", "Questions refused for their form", registry=REGISTRY
+)
+_snapshot_s = Gauge(
+    "pbxctl_agent_snapshot_age_seconds", "Age of the agent's picture; -1: none", registry=REGISTRY
+)
 
 
 @dataclass(frozen=True)
@@ -105,6 +114,8 @@ class Answers:
                     ask.call_id, ask.region, question.caller, ask.callee, "", ask.failed
                 )
         except (PbxctlError, TimeoutError):
+            return self._fallback.decide(ask, self.snapshot, time.monotonic()), "snapshot"
+        if isinstance(verdict, Rejected) and verdict.blind:
             return self._fallback.decide(ask, self.snapshot, time.monotonic()), "snapshot"
         if isinstance(verdict, Placed):
             self._fallback.remember(ask.call_id, verdict)

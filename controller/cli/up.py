@@ -48,6 +48,6 @@ def run(session: Session, role: str, names: tuple[str, ...]) -> int:
         raise UsageError("--node goes with the agent alone", hint="drivers share nodes by lease")
     config = session.config()
     _verbosity(session)
-    from controller import roles
+    from controller.roles import start
 
-    return roles.run(role, config, names or None)
+    return start.run(role, config, names or None)

@@ -163,7 +163,7 @@ class Fleet:
         )
         if verdict == "place":
             return Placed(node, address, placement, reason, service)
-        return Rejected(int(cause), int(after), reason)
+        return Rejected(int(cause), int(after), reason, verdict == "blind")
 
     async def nodes(self) -> list[NodeView]:
         return _nodes.decode(await self._call("nodes"))

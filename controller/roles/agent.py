@@ -14,8 +14,9 @@ from collections.abc import Collection
 
 from aiohttp import web
 
+from controller import metrics
 from controller.agent import snapshots
-from controller.agent.answers import Answers
+from controller.agent.answers import REGISTRY, Answers
 from controller.agent.host_load import busy_share, read_cpu_times, read_load1
 from controller.config import Config
 from controller.errors import ConfigError, PbxctlError, UsageError
@@ -43,6 +44,7 @@ async def run(config: Config, names: Collection[str] | None, stop: asyncio.Event
     answers.snapshot = snapshots.read(snapshots.path_of(config))
     runner = web.AppRunner(answers.app(), access_log=None, handler_cancellation=False)
     await runner.setup()
+    server = await metrics.serve_role(config, "agent", REGISTRY)
     try:
         await _listen(config, runner)
         async with asyncio.TaskGroup() as tasks:
@@ -54,6 +56,7 @@ async def run(config: Config, names: Collection[str] | None, stop: asyncio.Event
             for loop in loops:
                 loop.cancel()
     finally:
+        await server.close()
         await runner.cleanup()
         await fleet.close()
         await answers_fleet.close()

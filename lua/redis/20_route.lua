@@ -131,8 +131,10 @@ local function choose(P, pol, now, order, share, tried, dry)
       full = full + redis.call('SCARD', P .. ':full:' .. region)
     end
     local where = table.concat(order, ', ')
-    return nil, full > 0 and string.format('%d node(s) of %s full, no other fit', full, where)
-      or 'no node of ' .. where .. ' is fit'
+    if full > 0 then
+      return nil, string.format('%d node(s) of %s full, no other fit', full, where)
+    end
+    return nil, 'no node of ' .. where .. ' is fit', next(tried) == nil
   end
   local why = string.format(
     'least load %.2f in %s, calls %d+%d of %d', pick.load, pick.region, pick.live, pick.reserved,
@@ -152,13 +154,15 @@ local function answer(call, address)
   return { 'place', call.n, address, call.p, '', '', call.svc or '', call.why }
 end
 
-local function reject(P, pol, reason, kind, dry)
+-- blind: the picture is empty, late or settling, so it knows no better than the caller's own list.
+local function reject(P, pol, reason, kind, dry, blind)
   if not dry then
     redis.call('HINCRBY', P .. ':stats', 'reject:' .. kind, 1)
   end
   local cause = pol and pol.reject_cause or 503
   local after = pol and pol.retry_after_s or 4
-  return { 'reject', '', '', '', tostring(cause), tostring(after), '', reason }
+  local verdict = blind and 'blind' or 'reject'
+  return { verdict, '', '', '', tostring(cause), tostring(after), '', reason }
 end
 
 -- The answer given before, while it still stands; after that the call is placed anew.
@@ -178,12 +182,16 @@ end
 local function route(P, args, dry)
   local call_id, region, caller, callee = args[1], args[2], args[3] or '', args[4] or ''
   local asked_priority, failed = args[5] or '', args[6] or ''
+  -- Kamailio's redis_cmd can not send an empty word before another one.
+  if asked_priority == '-' then
+    asked_priority = ''
+  end
   if not call_id or call_id == '' then
     return reject(P, nil, 'the call has no id', 'malformed', dry)
   end
   local pol, now = policy(P), now_ms()
   if not pol then
-    return reject(P, nil, 'the fleet is not known yet', 'unknown fleet', dry)
+    return reject(P, nil, 'the fleet is not known yet', 'unknown fleet', dry, true)
   end
   if not pol.regions[region] then
     return reject(P, pol, 'there is no such region', 'unknown region', dry)
@@ -217,9 +225,9 @@ local function route(P, args, dry)
   local entry = planned(pol, callee)
   local priority = asked_priority ~= '' and asked_priority or entry.priority or 'normal'
   local order = region_order(pol, region, entry)
-  local node, why = choose(P, pol, now, order, pol.admit[priority] or pol.admit.normal, tried, dry)
+  local node, why, blind = choose(P, pol, now, order, pol.admit[priority] or pol.admit.normal, tried, dry)
   if not node then
-    return reject(P, pol, why, 'no room', dry)
+    return reject(P, pol, why, blind and 'no node fit' or 'no room', dry, blind)
   end
 
   local attempt = before and tonumber(string.match(before.p, '%-(%d+)$') or 0) or 0
@@ -248,9 +256,10 @@ local function route(P, args, dry)
 end
 
 -- route: KEYS P; ARGV call_id region caller callee priority failed_placement.
--- priority "" takes the number plan's. failed_placement: the placement whose node refused or did
+-- priority "" or "-" takes the number plan's. failed_placement: the placement whose node refused or did
 -- not answer; only with it the call goes elsewhere. Returns 8 strings: verdict ("place",
--- "reject"), node, address, placement, cause, retry_after_s, service, reason.
+-- "reject", "blind": ask your own list of nodes, refuse if that is empty), node, address,
+-- placement, cause, retry_after_s, service, reason.
 redis.register_function('route', function(keys, args)
   return route(keys[1], args, false)
 end)

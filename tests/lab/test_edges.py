@@ -240,3 +240,23 @@ def test_rendered_secrets_are_closed(world: World) -> None:
         world.a.folder / "etc" / "pbxctl-manager.conf",
     ):
         assert Path(path).stat().st_mode & 0o777 == 0o600
+
+
+def test_an_emptied_redis_costs_no_call(ready: World) -> None:
+    load = ready.lab.calls(sip(ready), "9500", count=40, rate_per_s=10, hold_s=1)
+    load.wait_answered(8)
+    with socket.create_connection((ready.redis.address, 6379), timeout=2) as link:
+        link.sendall(f"AUTH {PASSWORD}\r\nFLUSHALL\r\n".encode())
+        assert link.recv(64).startswith(b"+OK")
+    assert load.result().answered == 40
+
+
+def test_with_no_driver_alive_calls_find_their_node_by_the_list(ready: World) -> None:
+    """Silent nodes are no refusal while nobody listens to them."""
+    ready.fleet.stop("driver", kill=True)
+    try:
+        until(lambda: ready.fleet.view("a").state is NodeState.DOWN, 4, "the picture is late")
+        result = ready.lab.calls(sip(ready), "9500", count=6, hold_s=0.5).result()
+        assert [c.code for c in result.calls] == [200] * 6
+    finally:
+        ready.fleet.start("driver")

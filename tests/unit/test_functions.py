@@ -111,6 +111,22 @@ async def test_a_region_without_spill_keeps_its_callers(fleet: Fleet) -> None:
     assert "west" in verdict.reason
 
 
+async def test_a_picture_that_knows_nothing_says_so(fleet: Fleet) -> None:
+    """Full nodes are a refusal; no fit node at all sends the edge to its own list."""
+    lease = await add(fleet, "e1", calls_max=1)
+    first = await place(fleet, "c1")
+    full = await fleet.route("c2", "east", "1", "1")
+    assert isinstance(full, Rejected) and not full.blind
+    refused = await fleet.route("c1", "east", "1", "1", failed=first.placement)
+    assert isinstance(refused, Rejected) and not refused.blind
+    await fleet.beat(lease, Beat(False))
+    empty = await fleet.route("c3", "east", "1", "1")
+    assert isinstance(empty, Rejected) and empty.blind
+    await fleet.client.flushall()
+    unknown = await fleet.route("c3", "east", "1", "1")
+    assert isinstance(unknown, Rejected) and unknown.blind
+
+
 async def test_the_longest_prefix_decides(fleet: Fleet) -> None:
     await add(fleet, "e1")
     await add(fleet, "w1", "west")
@@ -119,6 +135,7 @@ async def test_the_longest_prefix_decides(fleet: Fleet) -> None:
     ivr = await place(fleet, "b", callee="+41")
     assert (ivr.node, ivr.service) == ("e1", "")
     assert (await place(fleet, "c", callee="41")).service == "ivr"
+    assert (await place(fleet, "d", callee="4001", priority="-")).node == "w1"
 
 
 async def test_priorities_fill_their_share_of_a_node(fleet: Fleet) -> None:

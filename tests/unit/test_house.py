@@ -16,7 +16,7 @@ FLOORS = (
     {"api", "agent", "render"},
     {"routing", "capacity", "fraud", "media", "vault", "access"},
     {"records", "evidence", "fleet", "pbx"},
-    {"model", "config", "config_file", "errors", "metrics", "log", "resources"},
+    {"model", "config", "config_file", "errors", "metrics", "log", "resources", "version"},
 )
 
 
