@@ -113,6 +113,15 @@ def test_a_full_node_refuses(lab: Lab) -> None:
     assert not lab.call(node).answered
 
 
+def test_config_files_can_be_given_and_made_from_the_settings(lab: Lab) -> None:
+    refuse = "[trunk]\nexten => _X.,1,Hangup(17)\n"
+    busy = lab.asterisk("busy", files={"extensions.conf": refuse})
+    assert lab.call(busy).code == 486
+    made = lab.asterisk("made", files=lambda s: {"extensions.conf": f"; {s.address}\n{refuse}"})
+    assert lab.call(made).code == 486
+    assert made.address in (made.folder / "etc" / "extensions.conf").read_text()
+
+
 def test_kill_and_restart(lab: Lab) -> None:
     node = lab.asterisk("a")
     before = node.pid
