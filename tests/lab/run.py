@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -59,6 +60,8 @@ class Run:
         sweep.sweep(number, self.folder)
         _sweep_dead(root)
         self.folder.mkdir(parents=True)
+        self._token = secrets.token_hex(16)
+        (self.folder / sweep.TOKEN).write_text(self._token)
         self._hosts = iter(range(FIRST_HOST, LAST_HOST + 1))  # `next` on it is atomic
         self._cut: set[tuple[str, str]] = set()
         self._table_made = False
@@ -101,7 +104,7 @@ class Run:
         with log.open("ab") as out:
             process = subprocess.Popen(
                 argv,
-                env=os.environ | dict(environment or {}) | {sweep.MARK: str(self.number)},
+                env=os.environ | dict(environment or {}) | {sweep.MARK: self._token},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
