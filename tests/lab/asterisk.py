@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.lab.asterisk_conf import AsteriskSettings, asterisk_files
@@ -14,6 +14,7 @@ from tests.lab.sip import answers_options
 
 AMI_PORT = 5038
 SIP_PORT = 5060
+Files = Mapping[str, str] | Callable[[AsteriskSettings], Mapping[str, str]]
 FOLDERS = ("etc", "lib", "lib/keys", "db", "spool", "cache", "run", "log")
 
 
@@ -32,7 +33,7 @@ class Asterisk(Node):
         address: str,
         *,
         calls_max: int | None,
-        files: Mapping[str, str],
+        files: Files,
     ) -> None:
         super().__init__(run, name, address)
         self.secret = secrets.token_urlsafe(18)
@@ -47,7 +48,8 @@ class Asterisk(Node):
             secret=self.secret,
             calls_max=calls_max,
         )
-        for file, text in (asterisk_files(self.settings) | dict(files)).items():
+        more = files(self.settings) if callable(files) else files
+        for file, text in (asterisk_files(self.settings) | dict(more)).items():
             write_secret(self.folder / "etc" / file, text)
 
     def command(self) -> list[str]:

@@ -7,8 +7,9 @@ import os
 import secrets
 import shutil
 import socket
+from collections.abc import Callable
 
-from tests.lab.freeswitch_conf import FreeSwitchSettings, freeswitch_xml
+from tests.lab.freeswitch_conf import FreeSwitchSettings
 from tests.lab.node import Node, NodeFailed, write_secret
 from tests.lab.run import LabUnusable, Run
 from tests.lab.sip import answers_options
@@ -16,6 +17,7 @@ from tests.lab.sipp import speech_file
 
 ESL_PORT = 8021
 SIP_PORT = 5060
+FreeSwitchConf = Callable[[FreeSwitchSettings], str]
 FOLDERS = ("conf", "log", "run", "db", "scripts", "temp", "storage", "cache", "recordings")
 OTHER_FOLDERS = ("sounds", "certs", "htdocs", "grammar")  # FreeSWITCH wants to see all of them
 
@@ -34,7 +36,9 @@ class FreeSwitch(Node):
     messages: FreeSWITCH's own log from notice up.
     """
 
-    def __init__(self, run: Run, name: str, address: str, *, sessions_max: int = 1000) -> None:
+    def __init__(
+        self, run: Run, name: str, address: str, *, sessions_max: int, conf: FreeSwitchConf
+    ) -> None:
         super().__init__(run, name, address)
         binary = freeswitch_binary()
         if binary is None:
@@ -52,7 +56,7 @@ class FreeSwitch(Node):
             speech=speech_file(run.root),
             sessions_max=sessions_max,
         )
-        write_secret(self.folder / "conf" / "freeswitch.xml", freeswitch_xml(settings))
+        write_secret(self.folder / "conf" / "freeswitch.xml", conf(settings))
 
     def command(self) -> list[str]:
         places = [

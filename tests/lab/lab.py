@@ -19,8 +19,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
-from tests.lab.asterisk import Asterisk
-from tests.lab.freeswitch import FreeSwitch
+from tests.lab.asterisk import Asterisk, Files
+from tests.lab.freeswitch import FreeSwitch, FreeSwitchConf
+from tests.lab.freeswitch_conf import freeswitch_xml
 from tests.lab.node import Node
 from tests.lab.run import Run, lab_root
 from tests.lab.services import Kamailio, Program, Redis
@@ -70,18 +71,23 @@ class Lab:
         name: str,
         *,
         calls_max: int | None = None,
-        files: Mapping[str, str] | None = None,
+        files: Files | None = None,
     ) -> Asterisk:
-        """A running Asterisk. files: replace or add config files, name below etc/ to text."""
+        """A running Asterisk. files: replace or add config files, name below etc/ to text, or a
+        function that makes them from the node's settings (address, secret, folder)."""
         address = self._run.address()
         return self._started(
             Asterisk(self._run, name, address, calls_max=calls_max, files=files or {})
         )
 
-    def freeswitch(self, name: str, *, sessions_max: int = 1000) -> FreeSwitch:
-        """A running FreeSWITCH. Raises LabUnusable where there is no binary."""
+    def freeswitch(
+        self, name: str, *, sessions_max: int = 1000, conf: FreeSwitchConf = freeswitch_xml
+    ) -> FreeSwitch:
+        """A running FreeSWITCH. conf: makes its freeswitch.xml. LabUnusable: there is no binary."""
         address = self._run.address()
-        return self._started(FreeSwitch(self._run, name, address, sessions_max=sessions_max))
+        return self._started(
+            FreeSwitch(self._run, name, address, sessions_max=sessions_max, conf=conf)
+        )
 
     def redis(self, name: str = "redis", *, options: Mapping[str, str] | None = None) -> Redis:
         """A running, empty redis-server. options: lines of redis.conf, name to value."""

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from tests.lab import sweep
@@ -49,18 +50,18 @@ class Run:
     def __init__(self, root: Path) -> None:
         self.root = root
         LOCKS.mkdir(parents=True, exist_ok=True)
-        free = _free_numbers()
-        taken = next(free, None)
-        if taken is None:
+        for number in NUMBERS:
+            if (lock := _lock(number)) is not None:
+                break
+        else:
             raise LabUnusable(f"all {len(NUMBERS)} lab numbers are taken, see {LOCKS}")
-        self.number, self._lock = taken
-        self.folder = root / "lab" / str(self.number)
-        sweep.sweep(self.number, self.folder)
-        for number, lock in free:
-            if (root / "lab" / str(number)).exists():
-                sweep.sweep(number, root / "lab" / str(number))
-            os.close(lock)
+        self.number, self._lock = number, lock
+        self.folder = root / "lab" / str(number)
+        sweep.sweep(number, self.folder)
+        _sweep_dead(root)
         self.folder.mkdir(parents=True)
+        self._token = secrets.token_hex(16)
+        (self.folder / sweep.TOKEN).write_text(self._token)
         self._hosts = iter(range(FIRST_HOST, LAST_HOST + 1))  # `next` on it is atomic
         self._cut: set[tuple[str, str]] = set()
         self._table_made = False
@@ -103,7 +104,7 @@ class Run:
         with log.open("ab") as out:
             process = subprocess.Popen(
                 argv,
-                env=os.environ | dict(environment or {}) | {sweep.MARK: str(self.number)},
+                env=os.environ | dict(environment or {}) | {sweep.MARK: self._token},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -151,16 +152,23 @@ class Run:
                 self._cut.discard((what, address))
 
 
-def _free_numbers() -> Iterator[tuple[int, int]]:
-    """Numbers that nobody holds, each with its lock, which is now ours: close it to give it up."""
-    for number in NUMBERS:
-        lock = os.open(LOCKS / str(number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+def _lock(number: int) -> int | None:
+    """The lock of a number that nobody holds, now ours until it is closed; None if it is held."""
+    lock = os.open(LOCKS / str(number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def _sweep_dead(root: Path) -> None:
+    """After labs whose guard died with them."""
+    for folder in (root / "lab").glob("[0-9]*"):
+        if (lock := _lock(int(folder.name))) is not None:
+            sweep.sweep(int(folder.name), folder)
             os.close(lock)
-            continue
-        yield number, lock
 
 
 def _nft(text: str) -> None:

@@ -150,6 +150,8 @@ build_venv() {
   step "Python packages from requirements.lock" "$VENV/bin/pip" --no-input install --progress-bar off \
     --require-hashes --no-deps -r "$HERE/requirements.lock"
   step "pbxctl itself" "$VENV/bin/pip" --no-input install --no-deps --no-build-isolation -e "$HERE"
+  "$VENV/bin/pip" check >/dev/null 2>&1 || die "requirements.lock lacks something that pbxctl needs:" \
+    "$("$VENV/bin/pip" check 2>&1)" "Run make lock."
   venv_stamp >"$VENV/.pbxctl-ready"
 }
 

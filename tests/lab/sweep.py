@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MARK = "PBXCTL_LAB_RUN"
+TOKEN = "token"  # in the run's folder: the value of MARK
 SESSIONS = "sessions"  # in the run's folder: a line is the pid of a session's leader and its start
 SWEEP_DEADLINE_S = 10.0
 
@@ -56,13 +57,18 @@ def living() -> Iterator[Process]:
             yield process
 
 
-def processes(number: int, folder: Path) -> set[int]:
+def processes(folder: Path) -> set[int]:
     """Live processes of the run: those that carry its mark, and members of sessions it started.
 
     Either alone misses some: redis-server overwrites its environment with its title, a daemon
-    leaves its session.
+    leaves its session. The mark is a random token, not the run's number: a container on this
+    machine has its own locks and may use the same number.
     """
-    mark = f"{MARK}={number}".encode()
+    try:
+        token = (folder / TOKEN).read_text()
+    except OSError:
+        return set()  # the folder goes after the processes
+    mark = f"{MARK}={token}".encode()
     sessions = _sessions(folder)
     found = set()
     for process in living():
@@ -96,7 +102,7 @@ def _sessions(folder: Path) -> set[int]:
 def sweep(number: int, folder: Path) -> None:
     """Repeatable; raises TimeoutError if something cannot be killed within 10 s."""
     deadline = time.monotonic() + SWEEP_DEADLINE_S
-    while alive := processes(number, folder):
+    while alive := processes(folder):
         if time.monotonic() > deadline:
             raise TimeoutError(f"lab {number}: processes {sorted(alive)} do not die")
         for pid in alive:
