@@ -13,10 +13,10 @@ LINES_MAX = 400
 FLOORS = (
     {"cli", "supervisor"},
     {"roles"},
-    {"api", "agent", "render"},
+    {"api", "agent", "render", "doctor"},
     {"routing", "capacity", "fraud", "media", "vault", "access"},
     {"records", "evidence", "fleet", "pbx"},
-    {"model", "config", "config_file", "errors", "metrics", "log", "resources"},
+    {"model", "config", "config_file", "errors", "metrics", "log", "resources", "version"},
 )
 
 
