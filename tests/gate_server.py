@@ -105,6 +105,19 @@ class Playing:
             await asyncio.sleep(0.05)
 
 
+async def until_answers(config: Config, gate_task: asyncio.Task[None]) -> None:
+    """Waits for the gate to take connections; raises what ended it before that."""
+    async with asyncio.timeout(10):
+        while True:
+            if gate_task.done():
+                gate_task.result()
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_unix_connection(config.state_path / "gate.sock")
+                writer.close()
+                return
+            await asyncio.sleep(0.01)
+
+
 @contextlib.asynccontextmanager
 async def serving(config: Config) -> AsyncIterator[Playing]:
     """A gate and its fleet's drivers, in this loop."""
@@ -113,13 +126,8 @@ async def serving(config: Config) -> AsyncIterator[Playing]:
     playing = Playing(config, fleet)
     await playing.join()
     tasks = [asyncio.create_task(gate.run(config, stop)), asyncio.create_task(playing.work())]
-    path = config.state_path / "gate.sock"
     try:
-        async with asyncio.timeout(10):
-            while not path.exists():
-                if tasks[0].done():
-                    tasks[0].result()
-                await asyncio.sleep(0.01)
+        await until_answers(config, tasks[0])
         yield playing
     finally:
         stop.set()
