@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
-
-import msgspec
+from typing import Any, TypeVar
 
 from controller.config import Config
 from controller.config_file import parse
+from controller.errors import PbxctlError
 from controller.fleet.commands import CommandResult, NodeCommand, decode_command, encode
 from controller.fleet.functions import Fleet, connect
 from controller.fleet.state import Beat, Lease
@@ -20,6 +20,7 @@ from controller.roles import gate
 from controller.routing.policy import policy
 from tests.redis_server import RedisServer
 
+T = TypeVar("T")
 DRIVER = "driver-1"
 CONFIG = """\
 fleet: test
@@ -90,8 +91,11 @@ class Playing:
     async def work(self) -> None:
         """Beats, and runs commands as a worker does, until cancelled."""
         while True:
-            for lease in self.leases.values():
-                _, waiting = await self.fleet.beat(lease, Beat(True, cpu=self.cpu))
+            for lease in list(self.leases.values()):
+                try:
+                    _, waiting = await self.fleet.beat(lease, Beat(True, cpu=self.cpu))
+                except PbxctlError:  # the fleet is being emptied just now
+                    continue
                 while waiting and (taken := await self.fleet.take(lease)):
                     command = decode_command(taken.body)
                     self.told.append(command)
@@ -99,6 +103,19 @@ class Playing:
                     if result:
                         await self.fleet.done(lease, taken.id, encode(result))
             await asyncio.sleep(0.05)
+
+
+async def until_answers(config: Config, gate_task: asyncio.Task[None]) -> None:
+    """Waits for the gate to take connections; raises what ended it before that."""
+    async with asyncio.timeout(10):
+        while True:
+            if gate_task.done():
+                gate_task.result()
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_unix_connection(config.state_path / "gate.sock")
+                writer.close()
+                return
+            await asyncio.sleep(0.01)
 
 
 @contextlib.asynccontextmanager
@@ -109,13 +126,8 @@ async def serving(config: Config) -> AsyncIterator[Playing]:
     playing = Playing(config, fleet)
     await playing.join()
     tasks = [asyncio.create_task(gate.run(config, stop)), asyncio.create_task(playing.work())]
-    path = config.state_path / "gate.sock"
     try:
-        async with asyncio.timeout(10):
-            while not path.exists():
-                if tasks[0].done():
-                    tasks[0].result()
-                await asyncio.sleep(0.01)
+        await until_answers(config, tasks[0])
         yield playing
     finally:
         stop.set()
@@ -152,9 +164,21 @@ class Stand:
             self._ready.set()
             await self._stop.wait()
 
-    def run(self, work: object) -> object:
+    def reset(self) -> None:
+        """Empties Redis and brings the nodes back; the driver's hand answers "done" again."""
+        self.run(self._reset())
+
+    async def _reset(self) -> None:
+        playing = self.playing
+        playing.leases.clear()
+        await playing.fleet.client.flushall()
+        playing.told.clear()
+        playing.answer = lambda _: CommandResult("done")
+        await playing.join()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs a coroutine in the stand's loop."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)  # type: ignore[arg-type]
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
 
     def __enter__(self) -> Stand:
         self.redis.start()
@@ -173,7 +197,3 @@ class Stand:
         self.redis.__exit__(None, None, None)
         if self._error:
             raise self._error
-
-
-def json_of(text: str) -> object:
-    return msgspec.json.decode(text)

@@ -13,7 +13,7 @@ LINES_MAX = 400
 FLOORS = (
     {"cli", "supervisor"},
     {"roles"},
-    {"api", "agent", "render"},
+    {"api", "agent", "render", "doctor"},
     {"routing", "capacity", "fraud", "media", "vault", "access"},
     {"records", "evidence", "fleet", "pbx"},
     {"model", "config", "config_file", "errors", "metrics", "log", "resources", "version"},
