@@ -41,6 +41,8 @@ class NodeConfig(Strict, frozen=True):
 
     calls_max: calls that placement gives it at most; unset, the PBX's own limit counts, and a
     PBX without one is not placed on. weight: its share against other nodes of the region.
+    cpus: of the node's host; with it Asterisk's load average is a signal. (FreeSWITCH tells its CPU
+    itself, and an agent on the node reports it for either.)
     control_from: networks from which drivers may log in to the PBX.
     """
 
@@ -53,6 +55,7 @@ class NodeConfig(Strict, frozen=True):
     calls_max: Count | None = None
     channels_max: Count | None = None
     arrivals_max_per_s: Annotated[float, Meta(gt=0, le=100_000)] | None = None
+    cpus: Annotated[int, Meta(ge=1, le=4096)] | None = None
     weight: Annotated[float, Meta(gt=0, le=1000)] = 1.0
     standby: bool = False
     edge: bool = False

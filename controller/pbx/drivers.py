@@ -14,5 +14,5 @@ def new_driver(node: NodeConfig, secret: str, hub: GreenHub) -> Driver:
     """A driver for one connection; `hub` must run for FreeSWITCH nodes."""
     host, port = split_address(node.control)
     if node.kind is Kind.ASTERISK:
-        return AsteriskDriver(host, port, node.user, secret)
+        return AsteriskDriver(host, port, node.user, secret, cpus=node.cpus)
     return FreeSwitchDriver(hub, host, port, secret)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from controller.config import Config
@@ -16,10 +17,10 @@ from tests.lab.sip import answers_options
 STOCK = ("pjsip.conf", "extensions.conf", "queues.conf", "rtp.conf")
 
 
-def put_rendered(config: Config, node: Asterisk) -> None:
+def put_rendered(config: Config, node: Asterisk, appended: Mapping[str, str] | None = None) -> None:
     """The node's rendered files in place of the lab's own; it runs on them from now on.
 
-    The lab's AMI user stays beside it: the config must name another one for the node.
+    appended: the operator's own part, file name to text at its end. The lab's AMI user stays beside it: the config must name another one for the node.
     """
     etc = node.folder / "etc"
     for name in STOCK:
@@ -29,6 +30,9 @@ def put_rendered(config: Config, node: Asterisk) -> None:
     if "pbxctl-manager.conf" not in manager.read_text():
         with manager.open("a") as file:
             file.write("#include pbxctl-manager.conf\n")
+    for name, text in (appended or {}).items():
+        with (etc / name).open("a") as file:
+            file.write(text)
     node.restart()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,20 +13,18 @@ import yaml
 
 from controller.fleet.state import CallRecord
 from controller.model import NodeState
-from controller.render.files import folder_of, render
-from controller.render.write import write
+from controller.render.files import folder_of
 from tests.lab.asterisk import Asterisk
 from tests.lab.fleet import LabFleet
 from tests.lab.freeswitch import FreeSwitch
 from tests.lab.lab import Lab
 from tests.lab.node import write_secret
+from tests.lab.rendered import put_rendered, start_kamailio
 from tests.lab.services import Program, Redis
-from tests.lab.sip import answers_options
 from tests.lab.until import until
 
 pytestmark = pytest.mark.lab
 
-STOCK = ("pjsip.conf", "extensions.conf", "queues.conf", "rtp.conf")
 PASSWORD = "edge-redis=secret"
 # who calls the Asterisk that acts as an edge; the operator's own part of its config
 CALLERS = """
@@ -62,20 +60,6 @@ class World:
         assert "Success" in answer
 
 
-def _put(world: World, node: Asterisk) -> None:
-    """Rendered files beside the lab's stock ones; the lab keeps its own AMI user."""
-    etc = node.folder / "etc"
-    for name in STOCK:
-        (etc / name).unlink()
-    write(replace(render(world.fleet.config, node.name), folder=etc))
-    with (etc / "manager.conf").open("a") as manager:
-        manager.write("#include pbxctl-manager.conf\n")
-    if node is world.c:
-        with (etc / "pjsip.conf").open("a") as pjsip:
-            pjsip.write(CALLERS)
-    node.restart()
-
-
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
     with Lab() as lab:
@@ -89,27 +73,20 @@ def world() -> Iterator[World]:
         ]
         settings = {"edges": edges, "numbers": numbers, "agent": {"host": lab.address()}}
         nodes: dict[Asterisk | FreeSwitch, str] = {a: "east", b: "east", c: "west"}
-        with LabFleet(lab, nodes, redis, calls_max=20, settings=settings) as fleet:
+        with LabFleet(lab, nodes, redis, calls_max=20, user="fleet", settings=settings) as fleet:
             document = yaml.safe_load(fleet.config_path.read_text())
             secret = fleet.folder / "secrets" / "redis"
             write_secret(secret, PASSWORD)
             document["redis"]["password_file"] = str(secret)
-            for node in document["nodes"].values():
-                node["user"] = "fleet"
             document["nodes"]["c"]["edge"] = True
             fleet.config_path.write_text(yaml.safe_dump(document))
             _demand_password(redis)
             config = fleet.config
-            write(render(config, "k"))
-            kamailio = lab.program(
-                "k",
-                ["kamailio", "-f", folder_of(config, "k") / "kamailio.cfg", "-DD", "-E",
-                 "-m", "64", "-M", "8", "-P", lab.run.folder / "k.pid"],
-                ready=lambda: answers_options(address, 5060),
-            )  # fmt: skip
+            kamailio = start_kamailio(lab, config, "k")
             world = World(lab, fleet, redis, a, b, c, kamailio, edges["k"]["sip"])
-            for node in (a, b, c):
-                _put(world, node)
+            for node in (a, b):
+                put_rendered(config, node)
+            put_rendered(config, c, {"pjsip.conf": CALLERS})
             fleet.start("driver")
             fleet.start("steward")
             fleet.start("agent")
@@ -227,6 +204,26 @@ def test_without_its_agent_an_asterisk_edge_says_503_at_once(ready: World) -> No
     ready.fleet.start("agent")
 
 
+def test_an_emptied_redis_costs_no_call(ready: World) -> None:
+    load = ready.lab.calls(ready.edge, "9500", count=40, rate_per_s=10, hold_s=1)
+    load.wait_answered(8)
+    with socket.create_connection((ready.redis.address, 6379), timeout=2) as link:
+        link.sendall(f"AUTH {PASSWORD}\r\nFLUSHALL\r\n".encode())
+        assert link.recv(64).startswith(b"+OK")
+    assert load.result().answered == 40
+
+
+def test_with_no_driver_alive_calls_find_their_node_by_the_list(ready: World) -> None:
+    """Silent nodes are no refusal while nobody listens to them."""
+    ready.fleet.stop("driver", kill=True)
+    try:
+        until(lambda: ready.fleet.view("a").state is NodeState.DOWN, 4, "the picture is late")
+        result = ready.lab.calls(ready.edge, "9500", count=6, hold_s=0.5).result()
+        assert [c.code for c in result.calls] == [200] * 6
+    finally:
+        ready.fleet.start("driver")
+
+
 def test_redis_killed_is_the_list_again(ready: World) -> None:
     """The last one: a new Redis has no password and no data."""
     ready.redis.kill()
@@ -240,23 +237,3 @@ def test_rendered_secrets_are_closed(world: World) -> None:
         world.a.folder / "etc" / "pbxctl-manager.conf",
     ):
         assert Path(path).stat().st_mode & 0o777 == 0o600
-
-
-def test_an_emptied_redis_costs_no_call(ready: World) -> None:
-    load = ready.lab.calls(sip(ready), "9500", count=40, rate_per_s=10, hold_s=1)
-    load.wait_answered(8)
-    with socket.create_connection((ready.redis.address, 6379), timeout=2) as link:
-        link.sendall(f"AUTH {PASSWORD}\r\nFLUSHALL\r\n".encode())
-        assert link.recv(64).startswith(b"+OK")
-    assert load.result().answered == 40
-
-
-def test_with_no_driver_alive_calls_find_their_node_by_the_list(ready: World) -> None:
-    """Silent nodes are no refusal while nobody listens to them."""
-    ready.fleet.stop("driver", kill=True)
-    try:
-        until(lambda: ready.fleet.view("a").state is NodeState.DOWN, 4, "the picture is late")
-        result = ready.lab.calls(sip(ready), "9500", count=6, hold_s=0.5).result()
-        assert [c.code for c in result.calls] == [200] * 6
-    finally:
-        ready.fleet.start("driver")
