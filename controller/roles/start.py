@@ -28,21 +28,21 @@ def _starter(
 ) -> Callable[[asyncio.Event], Awaitable[None]]:
     # Imported here: each process carries only what its role needs.
     if role == "driver":
-        from controller.roles import driver
+        from controller.roles.driver import run as run_driver
 
-        return lambda stop: driver.run(config, stop)
+        return lambda stop: run_driver(config, stop)
     if role == "steward":
-        from controller.roles import steward
+        from controller.roles.steward import run as run_steward
 
-        return lambda stop: steward.run(config, stop)
+        return lambda stop: run_steward(config, stop)
     if role == "gate":
-        from controller.roles import gate
+        from controller.roles.gate import run as run_gate
 
-        return lambda stop: gate.run(config, stop)
+        return lambda stop: run_gate(config, stop)
     if role == "agent":
-        from controller.roles import agent
+        from controller.roles.agent import run as run_agent
 
-        return lambda stop: agent.run(config, names, stop)
+        return lambda stop: run_agent(config, names, stop)
     raise UsageError(f"there is no role {role!r}", hint=f"one of: {', '.join(ROLES)}")
 
 

@@ -20,7 +20,8 @@ STOCK = ("pjsip.conf", "extensions.conf", "queues.conf", "rtp.conf")
 def put_rendered(config: Config, node: Asterisk, appended: Mapping[str, str] | None = None) -> None:
     """The node's rendered files in place of the lab's own; it runs on them from now on.
 
-    appended: the operator's own part, file name to text at its end. The lab's AMI user stays beside it: the config must name another one for the node.
+    appended: the operator's own part, file name to text at its end. The lab's AMI user stays
+    beside ours: the config must name another one for the node.
     """
     etc = node.folder / "etc"
     for name in STOCK:
