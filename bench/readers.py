@@ -1,7 +1,7 @@
 """One reader of an event stream, in a process of its own: python -m bench.readers KIND HOST PORT UNTIL
 
-KIND: esl, ami (our drivers, up to the NodeEvents that a worker takes), greenswitch, panoramisk (the
-stock libraries, up to a handler that looks at two headers). Prints "ready" once it is logged in, and
+KIND: esl-link (our link, up to a handler that looks at one header), greenswitch, panoramisk (the
+stock libraries, up to the same), esl, ami (our drivers, up to the NodeEvents that a worker takes). Prints "ready" once it is logged in, and
 after UNTIL events one JSON line: events, wall_s and cpu_s from the first byte sent to it (a line on
 stdin) to the last event.
 """
@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 STALL_S = 8.0
 
@@ -59,16 +60,29 @@ async def ours(kind: str, host: str, port: int, until: int) -> None:
     hub.stop()
 
 
-def greenswitch(host: str, port: int, until: int) -> None:
+def green(kind: str, host: str, port: int, until: int) -> None:
     import gevent
     from greenswitch import InboundESL
 
-    link = InboundESL(host, port, "secret")
+    from controller.pbx.esl import EslLink
+
+    link: InboundESL | EslLink
+    if kind == "esl-link":
+        link = EslLink(host, port, "secret")
+        last = _counted(lambda take: link.register_handle("*", take), lambda e: e.get("Unique-ID"))
+    else:
+        link = InboundESL(host, port, "secret")
+        last = _counted(
+            lambda take: link.register_handle("*", take), lambda e: e.headers.get("Unique-ID")
+        )
     link.connect()
     link.send("event plain ALL")
-    last = _counted(lambda take: link.register_handle("*", lambda e: take(e.headers)), "Unique-ID")
     wall_s, cpu_s = _ready()
-    _wait(last, until, lambda: gevent.sleep(0.02))
+    seen, since = 0.0, wall_s
+    while last[0] < until and time.perf_counter() - since < STALL_S:
+        gevent.sleep(0.02)
+        if last[0] > seen:
+            seen, since = last[0], time.perf_counter()
     _done(int(last[0]), last[1] - wall_s, last[2] - cpu_s)
 
 
@@ -79,21 +93,30 @@ async def panoramisk(host: str, port: int, until: int) -> None:
     await link.connect()
     while not link.authenticated:
         await asyncio.sleep(0.01)
-    last = _counted(lambda take: link.register_event("*", lambda _, e: take(e)), "Uniqueid")
+    last = _counted(lambda take: link.register_event("*", lambda _, e: take(e)), _uniqueid)
     wall_s, cpu_s = _ready()
-    stalled = time.perf_counter() + STALL_S
-    while last[0] < until and time.perf_counter() < stalled + last[1] - wall_s:
+    seen, since = 0.0, wall_s
+    while last[0] < until and time.perf_counter() - since < STALL_S:
         await asyncio.sleep(0.02)
+        if last[0] > seen:
+            seen, since = last[0], time.perf_counter()
     _done(int(last[0]), last[1] - wall_s, last[2] - cpu_s)
     link.close()
 
 
-def _counted(register: Callable[[Callable[[dict[str, str]], None]], object], key: str) -> list[float]:
-    """Registers a handler; events so far, and both clocks at the last one."""
+def _uniqueid(event: Any) -> str | None:
+    found: str | None = event.get("Uniqueid")
+    return found
+
+
+def _counted(
+    register: Callable[[Callable[[Any], None]], object], header: Callable[[Any], str | None]
+) -> list[float]:
+    """Registers a handler; events so far that have the header, and both clocks at the last one."""
     last = [0.0, time.perf_counter(), time.process_time()]
 
-    def take(headers: dict[str, str]) -> None:
-        if headers.get(key):
+    def take(event: Any) -> None:
+        if header(event):
             last[0] += 1
             if last[0] % 100 == 0:
                 last[1], last[2] = time.perf_counter(), time.process_time()
@@ -102,18 +125,10 @@ def _counted(register: Callable[[Callable[[dict[str, str]], None]], object], key
     return last
 
 
-def _wait(last: list[float], until: int, pause: Callable[[], None]) -> None:
-    seen, since = 0.0, time.perf_counter()
-    while last[0] < until and time.perf_counter() - since < STALL_S:
-        pause()
-        if last[0] > seen:
-            seen, since = last[0], time.perf_counter()
-
-
 def main() -> None:
     kind, host, port, until = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-    if kind == "greenswitch":
-        greenswitch(host, port, until)
+    if kind in ("greenswitch", "esl-link"):
+        green(kind, host, port, until)
     elif kind == "panoramisk":
         asyncio.run(panoramisk(host, port, until))
     else:

@@ -86,12 +86,16 @@ def asterisk(calls: int, *, variables: int = 0) -> Stream:
 
 
 class AmiServer:
-    """Lets a client log in, answers what a driver asks at its start, and pushes any bytes."""
+    """Lets a client log in, answers what a driver asks at its start, and pushes any bytes.
+
+    frozen: it answers no more.
+    """
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.host, self.port = self._listener.getsockname()
         self._link: socket.socket | None = None
+        self.frozen = False
         threading.Thread(target=self._serve, daemon=True).start()
 
     def push(self, data: bytes) -> None:
@@ -112,7 +116,7 @@ class AmiServer:
             while data := self._link.recv(65536):
                 buffer += data
                 *actions, buffer = buffer.split(b"\r\n\r\n")
-                for raw in actions:
+                for raw in () if self.frozen else actions:
                     self._link.sendall(_answer(parse(raw).headers))
 
 
