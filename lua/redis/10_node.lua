@@ -16,13 +16,16 @@
 --   P:stats         hash    counters since the data began
 --
 -- A node's fields, numbers as strings: region address kind weight calls_max channels_max rate_max
--- version want link sip synced seen since hold epoch channels cpu rate rate_at place loss jitter
+-- version want link sip synced seen since hold epoch channels cpu rate place loss jitter flat
 --   want    what the operator wants: active draining standby ejected
 --   link    "1" while a driver holds a control link; sip "0" while OPTIONS go unanswered
 --   synced  "1" once the live set was compared with the node's own list under the present lease
 --   seen    ms of the node's last sign of life; since: ms from which it ramps up
 --   hold    ms before which it gets no call: reservations made before the data was lost may land
---   rate    arrivals per second, decaying from rate_at; place: "idx", "full" or "" (see refresh)
+--   rate    two packed doubles: arrivals per second, and the ms from which they decay
+--   place   "idx", "full" or "" (see refresh)
+--   flat    msgpack of the fields in FLAT: what a placement reads, in one piece. Whoever changes one
+--           of them ends with recount, which writes it anew.
 
 local RATE_TAU_MS = 5000
 local SMOOTH_TAU_MS = 3000
@@ -31,14 +34,20 @@ local RAMP_FLOOR = 0.1
 local CPU_STEP = 0.05
 local TIE = 0.01
 
-local FIELDS = {
+local FLAT = {
   'region', 'address', 'weight', 'calls_max', 'channels_max', 'rate_max', 'want', 'link', 'sip',
-  'synced', 'seen', 'since', 'hold', 'channels', 'cpu', 'rate', 'rate_at', 'place',
+  'synced', 'seen', 'since', 'hold', 'channels', 'cpu',
 }
+local FIELDS = { 'rate', 'place' }
+for i = 1, #FLAT do -- Redis 7.0 has no ipairs or unpack while a library loads
+  FIELDS[i + 2] = FLAT[i]
+end
 local NUMBERS = {
   weight = true, calls_max = true, channels_max = true, rate_max = true, seen = true,
-  since = true, hold = true, channels = true, cpu = true, rate = true, rate_at = true,
+  since = true, hold = true, channels = true, cpu = true,
 }
+-- Scores are whole millionths of load: Redis reads and prints a whole number several times faster.
+local SCORE = 1e6
 
 local policy_raw, policy_now
 
@@ -59,23 +68,53 @@ local function policy(P)
   return policy_now
 end
 
+local function decayed_rate(node, now)
+  return (node.rate or 0) * math.exp(-math.max(0, now - (node.rate_at or now)) / RATE_TAU_MS)
+end
+
+local function unpack_rate(node, rate)
+  if rate then
+    node.rate, node.rate_at = struct.unpack('<dd', rate)
+  end
+end
+
+-- One more call has arrived.
+local function write_rate(P, node, now)
+  node.rate, node.rate_at = decayed_rate(node, now) + 1000 / RATE_TAU_MS, now
+  redis.call('HSET', P .. ':node:' .. node.name, 'rate', struct.pack('<dd', node.rate, now))
+end
+
 local function read_node(P, name)
   local values = redis.call('HMGET', P .. ':node:' .. name, unpack(FIELDS))
-  if not values[1] then
-    return nil
-  end
-  local node = { name = name }
-  for i, field in ipairs(FIELDS) do
-    local value = values[i]
+  local node = { name = name, place = values[2] or nil }
+  unpack_rate(node, values[1])
+  for i = 3, #FIELDS do
+    local field, value = FIELDS[i], values[i]
     if value then
       node[field] = NUMBERS[field] and tonumber(value) or value
     end
   end
+  return node.region and node
+end
+
+-- As read_node, but a quarter of its cost: what each placement does, on nodes from the index.
+local function read_flat(P, name)
+  local values = redis.call('HMGET', P .. ':node:' .. name, 'flat', 'rate', 'place')
+  if not values[1] then
+    return nil
+  end
+  local node = cmsgpack.unpack(values[1])
+  node.name, node.place = name, values[3] or nil
+  unpack_rate(node, values[2])
   return node
 end
 
-local function decayed_rate(node, now)
-  return (node.rate or 0) * math.exp(-math.max(0, now - (node.rate_at or now)) / RATE_TAU_MS)
+local function write_flat(P, node)
+  local flat = {}
+  for _, field in ipairs(FLAT) do
+    flat[field] = node[field]
+  end
+  redis.call('HSET', P .. ':node:' .. node.name, 'flat', cmsgpack.pack(flat))
 end
 
 local function count_calls(P, node, now)
@@ -151,7 +190,7 @@ local function refresh(P, node, pol, now)
   end
   local index, full = P .. ':idx:' .. node.region, P .. ':full:' .. node.region
   if place == 'idx' then
-    redis.call('ZADD', index, string.format('%.6f', load_of(node, pol, now)), node.name)
+    redis.call('ZADD', index, math.floor(load_of(node, pol, now) * SCORE), node.name)
   end
   if place ~= node.place then
     if place ~= 'idx' then
@@ -163,11 +202,15 @@ local function refresh(P, node, pol, now)
   end
 end
 
+-- Brings what follows from a node's fields and calls in step with them.
 local function recount(P, name, pol, now)
   local node = read_node(P, name)
-  if node and pol then
-    count_calls(P, node, now)
-    refresh(P, node, pol, now)
+  if node then
+    write_flat(P, node)
+    if pol then
+      count_calls(P, node, now)
+      refresh(P, node, pol, now)
+    end
   end
   return node
 end

@@ -5,6 +5,8 @@
 --   t why x  ms placed, the reason, nodes tried without success
 --   pbx ts ta te cause  set as the node shows the call, answers it, ends it
 
+-- The least loaded node decides in most cases; what is looked at besides, when it does not.
+local LOOK_FIRST, LOOK_NEXT, LOOK_MAX = 2, 4, 32
 local CANDIDATES = 4
 local TRIES_MAX = 8
 local TEXT_MAX = 128
@@ -63,16 +65,17 @@ local function throttled(node, peer, pol, now)
   return decayed_rate(node, now) >= math.max(RAMP_RATE_FLOOR, PEER_RATE_SHARE * peer_rate)
 end
 
--- The fit nodes among the region's least loaded, best first; drops the unfit from the index.
--- Each drop is paid once per change of a node, so the cost does not grow with nodes.
+-- The fit nodes among the region's least loaded, best first: all that are ramping up, at most
+-- CANDIDATES, and the first that is not. Drops the unfit from the index: each drop is paid once per
+-- change of a node, so the cost does not grow with nodes.
 local function candidates(P, region, pol, now, share, tried, dry)
-  local index, found, from = P .. ':idx:' .. region, {}, 0
+  local index, found, from, look = P .. ':idx:' .. region, {}, 0, LOOK_FIRST
   repeat
     local dropped = 0
-    local names = redis.call('ZRANGE', index, from, from + CANDIDATES - 1, 'WITHSCORES')
+    local names = redis.call('ZRANGE', index, from, from + look - 1, 'WITHSCORES')
     for i = 1, #names, 2 do
       local name = names[i]
-      local node = read_node(P, name)
+      local node = read_flat(P, name)
       if not node or unfit(node, pol, now) then
         if not dry then
           redis.call('ZREM', index, name)
@@ -92,24 +95,28 @@ local function candidates(P, region, pol, now, share, tried, dry)
           node.load = load_of(node, pol, now)
           node.after, node.after_score = names[i + 2], names[i + 3]
           found[#found + 1] = node
-          -- The best one decides unless it is ramping up: only then its peers are needed.
-          if #found > 1 or ramp_share(node, pol, now) >= 1 then
+          if #found > CANDIDATES or ramp_share(node, pol, now) >= 1 then
             return found
           end
         end
       end
     end
-    from = from + CANDIDATES - dropped
-  until #names < 2 * CANDIDATES or #found > 0 or from >= 8 * CANDIDATES
+    local last = #names < 2 * look
+    from, look = from + look - dropped, LOOK_NEXT
+  until last or from >= LOOK_MAX
   return found
 end
 
+-- The first that may have the call, and the one that would have it were nobody ramping up. The
+-- last of `found` is the peer that the ramping ones are measured by.
 local function best_of(found, pol, now)
-  local first, second = found[1], found[2]
-  if second and throttled(first, second, pol, now) then
-    return second, first
+  local peer = found[#found]
+  for i = 1, #found - 1 do
+    if not throttled(found[i], peer, pol, now) then
+      return found[i], found[1 + i]
+    end
   end
-  return first, second
+  return peer, found[1]
 end
 
 -- The node for a call, with the reason in words; or nil and why there is none.
@@ -145,7 +152,7 @@ local function choose(P, pol, now, order, share, tried, dry)
   if other and other.load < pick.load then
     why = string.format('%s; %s %.2f is ramping up', why, other.name, other.load)
   elseif pick.after then
-    why = string.format('%s; next %s %.2f', why, pick.after, pick.after_score)
+    why = string.format('%s; next %s %.2f', why, pick.after, pick.after_score / SCORE)
   end
   return pick, why
 end
@@ -247,9 +254,7 @@ local function route(P, args, dry)
   redis.call('ZADD', P .. ':resv:' .. node.name, now + pol.reservation_ms, call.p)
   write_call(P, key, call, RESERVED_KEEP_MS)
   node.reserved = node.reserved + 1
-  node.rate, node.rate_at = decayed_rate(node, now) + 1000 / RATE_TAU_MS, now
-  redis.call(
-    'HSET', P .. ':node:' .. node.name, 'rate', string.format('%.4f', node.rate), 'rate_at', now)
+  write_rate(P, node, now)
   refresh(P, node, pol, now)
   redis.call('HINCRBY', P .. ':stats', (node.spilled and 'spill:' or 'place:') .. node.region, 1)
   return answer(call, node.address)

@@ -15,8 +15,7 @@ end
 local function bump_rate(P, name, now)
   local node = read_node(P, name)
   if node then
-    redis.call('HSET', P .. ':node:' .. name, 'rate_at', now, 'rate',
-      string.format('%.4f', decayed_rate(node, now) + 1000 / RATE_TAU_MS))
+    write_rate(P, node, now)
   end
 end
 

@@ -246,6 +246,7 @@ redis.register_function('host', function(keys, args)
   if cpu and cpu >= 0 and cpu <= 1 and redis.call('EXISTS', P .. ':node:' .. name) == 1 then
     local value = smoothed(before and tonumber(before), cpu, 1000)
     redis.call('HSET', P .. ':node:' .. name, 'cpu', string.format('%.4f', value), 'load1', args[3])
+    recount(P, name, policy(P), now_ms())
   end
   return redis.status_reply('OK')
 end)

@@ -1,0 +1,1 @@
+"""Speed and scale of pbxctl, measured: see README.md."""
