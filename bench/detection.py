@@ -65,7 +65,14 @@ class Watch:
         while not self.over.is_set():
             for name, node in self.nodes.items():
                 reply: Any = client.execute_command(
-                    "FCALL_RO", "route_dry", 1, prefix(self.fleet), "bench-poll", name, "100", "9196"
+                    "FCALL_RO",
+                    "route_dry",
+                    1,
+                    prefix(self.fleet),
+                    "bench-poll",
+                    name,
+                    "100",
+                    "9196",
                 )
                 self._note(name, node, reply)
             now = time.monotonic()
@@ -162,7 +169,9 @@ def run(*, quick: bool) -> Report:
     for reason in watch.false_positives:
         print(f"false positive: {reason}")
     figures += [
-        Figure("false_positives", len(watch.false_positives), "nodes not broken, yet not given", "≤ 0"),
+        Figure(
+            "false_positives", len(watch.false_positives), "nodes not broken, yet not given", "≤ 0"
+        ),
         Figure("poll_ms", 1000 * 60 * minutes / max(1, watch.polls), "mean time between two looks"),
         Figure("poll_max_ms", 1000 * watch.slowest_s, "the longest: an error bound of each time"),
         Figure("minutes", minutes, "the whole run"),

@@ -97,12 +97,18 @@ def run(*, quick: bool) -> Report:
     ]  # fmt: skip
     for name, got in seen.items():
         figures += [
-            Figure(f"{name}_per_s", middle([a.per_s for a, _ in got]), "ours, events per CPU second"),
+            Figure(
+                f"{name}_per_s", middle([a.per_s for a, _ in got]), "ours, events per CPU second"
+            ),
             Figure(f"{name}_stock_per_s", middle([b.per_s for _, b in got]), "stock, the same"),
-            Figure(f"{name}_wall_per_s", middle([a.wall_per_s for a, _ in got]), "ours, by the clock"),
+            Figure(
+                f"{name}_wall_per_s", middle([a.wall_per_s for a, _ in got]), "ours, by the clock"
+            ),
         ]
     sizes = {"esl": plain, "esl_driver": as_json, "ami_small": small, "ami_large": large}
-    figures += [Figure(f"{n}_bytes", round(s.event_bytes), "mean event size") for n, s in sizes.items()]
+    figures += [
+        Figure(f"{n}_bytes", round(s.event_bytes), "mean event size") for n, s in sizes.items()
+    ]
     stock_lost = sum(b.lost for got in seen.values() for _, b in got)
     figures.append(Figure("stock_events_lost", stock_lost, "of the stock libraries"))
     setup = (

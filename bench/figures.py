@@ -65,7 +65,9 @@ class Report:
             rows.append((f.key, str(_rounded(f.value)), f.goal, met, f.means))
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = [
-            "  ".join(cell.ljust(w) for cell, w in zip(row[:4], widths, strict=True)) + "  " + row[4]
+            "  ".join(cell.ljust(w) for cell, w in zip(row[:4], widths, strict=True))
+            + "  "
+            + row[4]
             for row in rows
         ]
         return "\n".join([f"{self.bench}: {self.setup}", *lines])

@@ -53,7 +53,9 @@ class Load:
         self._windows = 0
 
     async def set(self, count: int) -> Window:
-        return await self._run(count, SET_KEYS, "set", "SET", "bench:__rand_int__", "16 bytes of dat")
+        return await self._run(
+            count, SET_KEYS, "set", "SET", "bench:__rand_int__", "16 bytes of dat"
+        )
 
     async def route(self, count: int, nodes: SimulatedNodes) -> Window | None:
         """None unless every call was placed."""
@@ -126,8 +128,9 @@ async def _measure(quick: bool) -> Report:
             for size, fleet in fleets.items():
                 sets[size].append(await load.set(set_count))
                 routes[size].append(await _placed_window(load, fleet, route_count))
-            both = await pipelined.set(4 * set_count), await _placed_window(
-                pipelined, fleets[100], route_count
+            both = (
+                await pipelined.set(4 * set_count),
+                await _placed_window(pipelined, fleets[100], route_count),
             )
             piped.append(both)
         nodes_seen = len(await fleets[100].fleet.nodes())
@@ -144,9 +147,7 @@ def _figures(
 ) -> tuple[Figure, ...]:
     pairs = list(zip(sets[100], routes[100], strict=True))
     least, most = min(routes), max(routes)
-    growth = [
-        b.usec / a.usec for a, b in zip(routes[least], routes[most], strict=True)
-    ]
+    growth = [b.usec / a.usec for a, b in zip(routes[least], routes[most], strict=True)]
     out = [
         Figure(
             "ratio_to_set",
@@ -190,7 +191,9 @@ def _figures(
         Figure("set_us", middle([w.usec for w in every_set]), "server time of one SET"),
         Figure("route_p99_ms", middle([w.p99_ms for w in every_route]), "at the client, saturated"),
         Figure("redis_busy_set", middle([w.busy for w in every_set]), "Redis's share of a core"),
-        Figure("redis_busy_route", middle([w.busy for w in every_route]), "Redis's share of a core"),
+        Figure(
+            "redis_busy_route", middle([w.busy for w in every_route]), "Redis's share of a core"
+        ),
         Figure("windows", len(every_route), "windows of route with every call placed"),
     )
 

@@ -76,7 +76,9 @@ def asterisk(calls: int, *, variables: int = 0) -> Stream:
             break
     uniqueid = parse(events[0]).headers["Uniqueid"]
     events = [e for e in events if f"Uniqueid: {uniqueid}\r\n".encode() in e]
-    more = b"".join(b"\r\nChanVariable: VARIABLE_%02d=some value %04d" % (n, n) for n in range(variables))
+    more = b"".join(
+        b"\r\nChanVariable: VARIABLE_%02d=some value %04d" % (n, n) for n in range(variables)
+    )
     seen, now_s = AsteriskCalls(), 0.0
     means = sum(len(seen.feed(parse(e), now_s)) for e in events)
     one = b"".join(e + more + b"\r\n\r\n" for e in events)

@@ -178,26 +178,8 @@ class Fleet:
 
     async def stats(self) -> dict[str, int]:
         """Counters since Redis has its data: place:REGION, spill:REGION, reject:WHY."""
-        try:
-            raw: dict[Any, Any] = await self.client.hgetall(f"{self._prefix}:stats")
-        except (RedisError, OSError) as error:
-            raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
-        return {key.decode(): int(value) for key, value in raw.items()}
-
-    async def presence(self) -> Presence:
-        """Who works for the fleet right now, and what Redis says of itself."""
-        try:
-            pipe = self.client.pipeline(transaction=False)
-            pipe.time()
-            pipe.hmget(f"{self._prefix}:lease:@steward", "owner", "ends")
-            pipe.zrange(f"{self._prefix}:drivers", 0, -1, withscores=True)
-            (s, us), (owner, ends), drivers = await pipe.execute()
-        except (RedisError, OSError) as error:
-            raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
-        now_ms = s * 1000 + us // 1000
-        leads = owner is not None and int(ends or 0) > now_ms
-        alive = tuple(sorted(name.decode() for name, until in drivers if until > now_ms))
-        return Presence(now_ms, owner.decode() if leads else "", alive)
+        flat = await self._call("stats")
+        return {k.decode(): int(v) for k, v in zip(flat[::2], flat[1::2], strict=True)}
 
     async def claim(self, owner: str, ttl_ms: int, nodes: Iterable[str]) -> list[Lease]:
         """Renews and takes leases up to the owner's even share; what is absent is not held."""

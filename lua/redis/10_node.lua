@@ -13,16 +13,18 @@
 --   P:idx:REGION    zset    node -> score: the nodes that can take a call, least loaded first
 --   P:full:REGION   set     nodes that could, but are at their limit
 --   P:call:KEY      string  msgpack, one call's record (20_route.lua)
---   P:stats         hash    counters since the data began
+--   P:stats         hash    counters since the data began, behind by one beat at most
+--
+-- What may be forgotten stays in this process's memory and costs a placement nothing: arrival rates,
+-- counters on their way to P:stats, policy and nodes as unpacked last. A failover starts them anew.
 --
 -- A node's fields, numbers as strings: region address kind weight calls_max channels_max rate_max
--- version want link sip synced seen since hold epoch channels cpu rate place loss jitter flat
+-- version want link sip synced seen since hold epoch channels cpu place loss jitter flat
 --   want    what the operator wants: active draining standby ejected
 --   link    "1" while a driver holds a control link; sip "0" while OPTIONS go unanswered
 --   synced  "1" once the live set was compared with the node's own list under the present lease
 --   seen    ms of the node's last sign of life; since: ms from which it ramps up
 --   hold    ms before which it gets no call: reservations made before the data was lost may land
---   rate    two packed doubles: arrivals per second, and the ms from which they decay
 --   place   "idx", "full" or "" (see refresh)
 --   flat    msgpack of the fields in FLAT: what a placement reads, in one piece. Whoever changes one
 --           of them ends with recount, which writes it anew.
@@ -38,9 +40,9 @@ local FLAT = {
   'region', 'address', 'weight', 'calls_max', 'channels_max', 'rate_max', 'want', 'link', 'sip',
   'synced', 'seen', 'since', 'hold', 'channels', 'cpu',
 }
-local FIELDS = { 'rate', 'place' }
+local FIELDS = { 'place' }
 for i = 1, #FLAT do -- Redis 7.0 has no ipairs or unpack while a library loads
-  FIELDS[i + 2] = FLAT[i]
+  FIELDS[i + 1] = FLAT[i]
 end
 local NUMBERS = {
   weight = true, calls_max = true, channels_max = true, rate_max = true, seen = true,
@@ -49,7 +51,19 @@ local NUMBERS = {
 -- Scores are whole millionths of load: Redis reads and prints a whole number several times faster.
 local SCORE = 1e6
 
-local policy_raw, policy_now
+-- A policy that another process set is seen this much later at most.
+local POLICY_MS = 200
+
+local memories = {}
+
+local function memory_of(P)
+  local memory = memories[P]
+  if not memory then
+    memory = { rates = {}, stats = {}, flat = {}, policy_ms = 0 }
+    memories[P] = memory
+  end
+  return memory
+end
 
 local function now_ms()
   local t = redis.call('TIME')
@@ -57,38 +71,52 @@ local function now_ms()
 end
 
 -- The policy is unpacked once per change, not once per call.
-local function policy(P)
+local function policy(P, now)
+  local memory = memory_of(P)
+  if memory.policy and now and now - memory.policy_ms < POLICY_MS and now >= memory.policy_ms then
+    return memory.policy
+  end
   local raw = redis.call('GET', P .. ':policy')
   if not raw then
+    memory.policy, memory.policy_raw = nil, nil
     return nil
   end
-  if raw ~= policy_raw then
-    policy_now, policy_raw = cmsgpack.unpack(raw), raw
+  if raw ~= memory.policy_raw then
+    memory.policy, memory.policy_raw = cmsgpack.unpack(raw), raw
   end
-  return policy_now
+  memory.policy_ms = now or 0
+  return memory.policy
 end
 
+local function count_stat(P, name)
+  local stats = memory_of(P).stats
+  stats[name] = (stats[name] or 0) + 1
+end
+
+local function flush_stats(P)
+  local memory = memory_of(P)
+  for name, count in pairs(memory.stats) do
+    redis.call('HINCRBY', P .. ':stats', name, count)
+  end
+  memory.stats = {}
+end
+
+-- Arrivals per second, decaying since the last one.
 local function decayed_rate(node, now)
-  return (node.rate or 0) * math.exp(-math.max(0, now - (node.rate_at or now)) / RATE_TAU_MS)
-end
-
-local function unpack_rate(node, rate)
-  if rate then
-    node.rate, node.rate_at = struct.unpack('<dd', rate)
-  end
+  local rate = node.rate
+  return rate and rate[1] * math.exp(-math.max(0, now - rate[2]) / RATE_TAU_MS) or 0
 end
 
 -- One more call has arrived.
-local function write_rate(P, node, now)
-  node.rate, node.rate_at = decayed_rate(node, now) + 1000 / RATE_TAU_MS, now
-  redis.call('HSET', P .. ':node:' .. node.name, 'rate', struct.pack('<dd', node.rate, now))
+local function bump_rate(P, node, now)
+  node.rate = { decayed_rate(node, now) + 1000 / RATE_TAU_MS, now }
+  memory_of(P).rates[node.name] = node.rate
 end
 
 local function read_node(P, name)
   local values = redis.call('HMGET', P .. ':node:' .. name, unpack(FIELDS))
-  local node = { name = name, place = values[2] or nil }
-  unpack_rate(node, values[1])
-  for i = 3, #FIELDS do
+  local node = { name = name, place = values[1] or nil, rate = memory_of(P).rates[name] }
+  for i = 2, #FIELDS do
     local field, value = FIELDS[i], values[i]
     if value then
       node[field] = NUMBERS[field] and tonumber(value) or value
@@ -97,16 +125,21 @@ local function read_node(P, name)
   return node.region and node
 end
 
--- As read_node, but a quarter of its cost: what each placement does, on nodes from the index.
-local function read_flat(P, name)
-  local values = redis.call('HMGET', P .. ':node:' .. name, 'flat', 'rate', 'place')
-  if not values[1] then
+-- As read_node at a quarter of its cost, for nodes that came from the index.
+local function read_indexed(P, name)
+  local flat = redis.call('HGET', P .. ':node:' .. name, 'flat')
+  if not flat then
     return nil
   end
-  local node = cmsgpack.unpack(values[1])
-  node.name, node.place = name, values[3] or nil
-  unpack_rate(node, values[2])
-  return node
+  local memory = memory_of(P)
+  local kept = memory.flat[name]
+  if not kept or kept.flat ~= flat then
+    kept = cmsgpack.unpack(flat)
+    kept.name, kept.flat = name, flat
+    memory.flat[name] = kept
+  end
+  kept.place, kept.rate, kept.spilled = 'idx', memory.rates[name], nil
+  return kept
 end
 
 local function write_flat(P, node)
@@ -117,11 +150,16 @@ local function write_flat(P, node)
   redis.call('HSET', P .. ':node:' .. node.name, 'flat', cmsgpack.pack(flat))
 end
 
-local function count_calls(P, node, now)
-  local resv = P .. ':resv:' .. node.name
-  redis.call('ZREMRANGEBYSCORE', resv, '-inf', now)
+-- Reservations past their end may still be among the reserved: that errs to the safe side.
+local function count_calls(P, node)
   node.live = redis.call('HLEN', P .. ':live:' .. node.name)
-  node.reserved = redis.call('ZCARD', resv)
+  node.reserved = redis.call('ZCARD', P .. ':resv:' .. node.name)
+end
+
+local function expire_reservations(P, node, now)
+  if redis.call('ZREMRANGEBYSCORE', P .. ':resv:' .. node.name, '-inf', now) > 0 then
+    count_calls(P, node)
+  end
 end
 
 -- Share of its capacity that a node may show while it ramps up, 0.1 to 1.
@@ -208,7 +246,8 @@ local function recount(P, name, pol, now)
   if node then
     write_flat(P, node)
     if pol then
-      count_calls(P, node, now)
+      count_calls(P, node)
+      expire_reservations(P, node, now)
       refresh(P, node, pol, now)
     end
   end
@@ -240,7 +279,7 @@ redis.register_function {
   flags = { 'no-writes' },
   callback = function(keys)
     local P, now = keys[1], now_ms()
-    local pol = policy(P)
+    local pol = policy(P, now)
     local list = {}
     local names = redis.call('SMEMBERS', P .. ':nodes')
     table.sort(names)

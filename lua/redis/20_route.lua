@@ -20,7 +20,11 @@ end
 
 -- What phones sent may be any bytes; readers of the record get printable ASCII.
 local function clean(text, length)
-  return (string.gsub(string.sub(text or '', 1, length or TEXT_MAX), '[^\32-\126]', '?'))
+  text = string.sub(text or '', 1, length or TEXT_MAX)
+  if string.find(text, '[^\32-\126]') then
+    return (string.gsub(text, '[^\32-\126]', '?'))
+  end
+  return text
 end
 
 local function read_call(P, key)
@@ -75,7 +79,7 @@ local function candidates(P, region, pol, now, share, tried, dry)
     local names = redis.call('ZRANGE', index, from, from + look - 1, 'WITHSCORES')
     for i = 1, #names, 2 do
       local name = names[i]
-      local node = read_flat(P, name)
+      local node = read_indexed(P, name)
       if not node or unfit(node, pol, now) then
         if not dry then
           redis.call('ZREM', index, name)
@@ -89,7 +93,10 @@ local function candidates(P, region, pol, now, share, tried, dry)
           node.live = redis.call('HLEN', P .. ':live:' .. name)
           node.reserved = redis.call('ZCOUNT', P .. ':resv:' .. name, now, '+inf')
         else
-          count_calls(P, node, now)
+          count_calls(P, node)
+          if not has_room(node, share, now) then
+            expire_reservations(P, node, now)
+          end
         end
         if has_room(node, share, now) then
           node.load = load_of(node, pol, now)
@@ -143,18 +150,19 @@ local function choose(P, pol, now, order, share, tried, dry)
     end
     return nil, 'no node of ' .. where .. ' is fit', next(tried) == nil
   end
-  local why = string.format(
-    'least load %.2f in %s, calls %d+%d of %d', pick.load, pick.region, pick.live, pick.reserved,
-    pick.calls_max)
-  if pick.spilled then
-    why = string.format('spilled from %s: %s', order[1], why)
-  end
+  local spilled = pick.spilled and 'spilled from ' .. order[1] .. ': ' or ''
+  local next_name, next_load, ramps = pick.after, nil, ''
   if other and other.load < pick.load then
-    why = string.format('%s; %s %.2f is ramping up', why, other.name, other.load)
-  elseif pick.after then
-    why = string.format('%s; next %s %.2f', why, pick.after, pick.after_score / SCORE)
+    next_name, next_load, ramps = other.name, other.load, ' (ramping up)'
+  elseif next_name then
+    next_load = pick.after_score / SCORE
   end
-  return pick, why
+  if not next_name then
+    return pick, string.format('%sleast load %.2f in %s, calls %d+%d of %d', spilled, pick.load,
+      pick.region, pick.live, pick.reserved, pick.calls_max)
+  end
+  return pick, string.format('%sleast load %.2f in %s, calls %d+%d of %d; next %s %.2f%s', spilled,
+    pick.load, pick.region, pick.live, pick.reserved, pick.calls_max, next_name, next_load, ramps)
 end
 
 local function answer(call, address)
@@ -164,7 +172,7 @@ end
 -- blind: the picture is empty, late or settling, so it knows no better than the caller's own list.
 local function reject(P, pol, reason, kind, dry, blind)
   if not dry then
-    redis.call('HINCRBY', P .. ':stats', 'reject:' .. kind, 1)
+    count_stat(P, 'reject:' .. kind)
   end
   local cause = pol and pol.reject_cause or 503
   local after = pol and pol.retry_after_s or 4
@@ -196,7 +204,8 @@ local function route(P, args, dry)
   if not call_id or call_id == '' then
     return reject(P, nil, 'the call has no id', 'malformed', dry)
   end
-  local pol, now = policy(P), now_ms()
+  local now = now_ms()
+  local pol = policy(P, now)
   if not pol then
     return reject(P, nil, 'the fleet is not known yet', 'unknown fleet', dry, true)
   end
@@ -232,19 +241,20 @@ local function route(P, args, dry)
   local entry = planned(pol, callee)
   local priority = asked_priority ~= '' and asked_priority or entry.priority or 'normal'
   local order = region_order(pol, region, entry)
-  local node, why, blind = choose(P, pol, now, order, pol.admit[priority] or pol.admit.normal, tried, dry)
+  local share = pol.admit[priority] or pol.admit.normal
+  local node, why, blind = choose(P, pol, now, order, share, tried, dry)
   if not node then
     return reject(P, pol, why, blind and 'no node fit' or 'no room', dry, blind)
   end
 
   local attempt = before and tonumber(string.match(before.p, '%-(%d+)$') or 0) or 0
-  local names = {}
+  local names = tries > 0 and {} or nil
   for name in pairs(tried) do
     names[#names + 1] = name
   end
   local call = {
     id = clean(call_id, 2 * TEXT_MAX), n = node.name, s = 'reserved',
-    p = string.format('%s-%d', key, attempt % 999 + 1), r = region,
+    p = key .. '-' .. (attempt % 999 + 1), r = region,
     from = clean(caller), to = clean(callee),
     pri = priority, svc = entry.service, t = now, why = why, x = names,
   }
@@ -254,15 +264,15 @@ local function route(P, args, dry)
   redis.call('ZADD', P .. ':resv:' .. node.name, now + pol.reservation_ms, call.p)
   write_call(P, key, call, RESERVED_KEEP_MS)
   node.reserved = node.reserved + 1
-  write_rate(P, node, now)
+  bump_rate(P, node, now)
   refresh(P, node, pol, now)
-  redis.call('HINCRBY', P .. ':stats', (node.spilled and 'spill:' or 'place:') .. node.region, 1)
+  count_stat(P, (node.spilled and 'spill:' or 'place:') .. node.region)
   return answer(call, node.address)
 end
 
--- route: KEYS P; ARGV call_id region caller callee priority failed_placement.
--- priority "" or "-" takes the number plan's. failed_placement: the placement whose node refused or did
--- not answer; only with it the call goes elsewhere. Returns 8 strings: verdict ("place",
+-- route: KEYS P; ARGV call_id region caller callee priority failed_placement. priority "" or "-"
+-- takes the number plan's. failed_placement: the placement whose node refused or did not answer;
+-- only with it the call goes elsewhere. Returns 8 strings: verdict ("place",
 -- "reject", "blind": ask your own list of nodes, refuse if that is empty), node, address,
 -- placement, cause, retry_after_s, service, reason.
 redis.register_function('route', function(keys, args)
@@ -289,3 +299,9 @@ redis.register_function {
     return raw or redis.call('GET', keys[1] .. ':call:' .. call_key(id))
   end,
 }
+
+-- stats: KEYS P. Returns a flat list: counter, value, ... since Redis has its data.
+redis.register_function('stats', function(keys)
+  flush_stats(keys[1])
+  return redis.call('HGETALL', keys[1] .. ':stats')
+end)

@@ -12,13 +12,6 @@ local function fenced(P, name, epoch)
   end
 end
 
-local function bump_rate(P, name, now)
-  local node = read_node(P, name)
-  if node then
-    write_rate(P, node, now)
-  end
-end
-
 -- The record that a placement names, when it is this node's.
 local function placed_here(P, name, placement)
   local key = string.match(placement, '^(%x+)%-%d+$')
@@ -46,7 +39,7 @@ local function started(P, name, now, c)
     end
   elseif not had then
     key = call_key(name .. '\0' .. c.id)
-    bump_rate(P, name, now)
+    bump_rate(P, { name = name, rate = memory_of(P).rates[name] }, now)
     write_call(P, key, {
       id = '', n = name, p = '', s = 'live', pbx = c.id, ts = now, why = 'not placed by the fleet',
       from = clean(c.from), to = clean(c.to),
@@ -100,7 +93,7 @@ redis.register_function('events', function(keys, args)
   for _, event in ipairs(list) do
     KINDS[event.k](P, name, now, event)
   end
-  recount(P, name, policy(P), now)
+  recount(P, name, policy(P, now), now)
   return #list
 end)
 
@@ -130,7 +123,7 @@ redis.register_function('reconcile', function(keys, args)
     end
   end
   redis.call('HSET', P .. ':node:' .. name, 'synced', '1', 'drift', added + removed)
-  recount(P, name, policy(P), now)
+  recount(P, name, policy(P, now), now)
   return { added, removed }
 end)
 
@@ -151,7 +144,8 @@ redis.register_function('beat', function(keys, args)
   if stale then
     return stale
   end
-  local now, pol, told = now_ms(), policy(P), cmsgpack.unpack(args[3])
+  local now, told = now_ms(), cmsgpack.unpack(args[3])
+  local pol = policy(P, now)
   local node = read_node(P, name)
   if not node or not pol then
     return redis.error_reply('UNKNOWN node ' .. name .. ' is not registered')
@@ -186,6 +180,7 @@ redis.register_function('beat', function(keys, args)
   end
   redis.call('HSET', P .. ':node:' .. name, unpack(write))
   recount(P, name, pol, now)
+  flush_stats(P)
   return { node.want, redis.call('LLEN', P .. ':commands:' .. name) }
 end)
 

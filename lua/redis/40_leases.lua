@@ -133,6 +133,7 @@ redis.register_function('forget', function(keys, args)
       redis.call('SREM', P .. ':full:' .. region, name)
     end
     redis.call('SREM', P .. ':nodes', name)
+    memory_of(P).flat[name], memory_of(P).rates[name] = nil, nil
     for _, kind in ipairs({ 'node', 'live', 'resv', 'lease', 'commands', 'running' }) do
       redis.call('DEL', P .. ':' .. kind .. ':' .. name)
     end
@@ -167,6 +168,7 @@ redis.register_function('policy', function(keys, args)
   else
     redis.call('SETNX', key, args[1])
   end
+  memory_of(keys[1]).policy_ms = 0
   return redis.status_reply('OK')
 end)
 
