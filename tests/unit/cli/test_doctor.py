@@ -144,7 +144,11 @@ def test_the_whole_against_nodes_that_are_not_there(stand: Stand, pbxctl: Pbxctl
 
 def test_another_versions_library_is_seen(stand: Stand, pbxctl: Pbxctl) -> None:
     other = library().decode() + "\n-- another version\n"
-    stand.run(stand.playing.fleet.client.function_load(other, replace=True))
+
+    async def replace() -> None:
+        await stand.playing.fleet.client.function_load(other, replace=True)
+
+    stand.run(replace())
     try:
         found = pbxctl("doctor", "-o", "json").json
         (level,) = [f["level"] for f in found if f["check"] == "functions"]
