@@ -29,6 +29,7 @@ from controller.errors import (
 
 TIMEOUT_S = 15.0
 ANSWER_BYTES_MAX = 64 << 20
+_MAYBE = "what was asked for may still happen: look before you repeat it"
 S = TypeVar("S")
 
 _KINDS = {
@@ -124,7 +125,7 @@ class Gate:
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"the gate gave no answer within {self._timeout_s:g} s",
-                hint="what was asked for may still happen: look before you repeat it"
+                hint=_MAYBE
                 if sent and method == "POST"
                 else "look at the gate's log, and at Redis: pbxctl doctor",
             ) from error
@@ -134,14 +135,14 @@ class Gate:
                 hint="check cert, key and ca of the context: pbxctl context list",
             ) from error
         except (OSError, http.client.HTTPException) as error:
-            raise self._unreachable(error) from error
+            raise self._unreachable(error, sent and method == "POST") from error
         finally:
             connection.close()
         if len(raw) > ANSWER_BYTES_MAX:
             raise ProtocolViolation("the gate's answer is larger than 64 MiB")
         return _decoded(raw, response.status, kind)
 
-    def _unreachable(self, error: Exception) -> Unreachable:
+    def _unreachable(self, error: Exception, maybe_done: bool) -> Unreachable:
         if isinstance(self._where, UnixGate):
             if isinstance(error, PermissionError):
                 hint = "run as the user that runs pbxctl: its socket is for that user alone"
@@ -153,7 +154,8 @@ class Gate:
         else:
             at, hint = self._where.url, "check the address and that the gate runs there"
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return Unreachable(f"the gate at {at} does not answer: {reason}", hint=hint)
+        what = f"the gate at {at} does not answer: {reason}"
+        return Unreachable(what, hint=_MAYBE if maybe_done else hint)
 
 
 def _path(parts: tuple[str, ...]) -> str:

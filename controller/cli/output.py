@@ -17,6 +17,7 @@ import msgspec
 
 from controller.cli.session import Session
 from controller.cli.text import plain
+from controller.errors import Unreachable
 
 T = TypeVar("T")
 UNBOUNDED = 100_000  # columns of a pipe: nothing is cut there
@@ -154,7 +155,10 @@ def note(session: Session, text: str) -> None:
 
 
 def repeat(session: Session, once: Callable[[], None]) -> None:
-    """Runs `once`, under a watch again and again until Ctrl-C."""
+    """Runs `once`, under a watch again and again until Ctrl-C.
+
+    A watch outlives a gate or a Redis that is away for a while: it says so and goes on.
+    """
     if session.watch_s is None:
         once()
         return
@@ -164,7 +168,10 @@ def repeat(session: Session, once: Callable[[], None]) -> None:
             if screen:
                 sys.stdout.write("\x1b[H\x1b[J")
                 sys.stdout.write(f"every {session.watch_s:g} s, {time.strftime('%H:%M:%S')}\n")
-            once()
+            try:
+                once()
+            except Unreachable as error:
+                sys.stderr.write(f"Error: {plain(error.message)}\n")
             time.sleep(session.watch_s)
     except KeyboardInterrupt:
         sys.stderr.write("\n")

@@ -27,7 +27,7 @@ _ORDER: dict[str, Callable[[NodeView], Any]] = {
 }
 BAR_MIN, BAR_MAX = 6, 24
 REASON_MAX = 24  # what of a reason keeps its place beside the other columns
-HEAD_LINES, FOOT_LINES = 5, 2
+LOW_LINES = 12
 STALE_AFTER_S = 3.0
 
 
@@ -114,10 +114,11 @@ def draw(
     height: int,
 ) -> Group:
     """The whole screen, never higher or wider than told."""
-    lines = [*_head(view, region, sort), Text("")]
-    room = max(1, height - HEAD_LINES - FOOT_LINES)
-    lines += _table(shown, selected, width, room)
-    lines += [Text("")] * (height - FOOT_LINES - len(lines) + 1)
+    # A low terminal has room for the first line of the head alone.
+    lines = _head(view, region, sort)
+    lines = lines[:1] if height < LOW_LINES else [*lines, Text("")]
+    lines += _table(shown, selected, width, max(2, height - len(lines) - 1))
+    lines += [Text("")] * (height - 1 - len(lines))
     foot = remark or "arrows select  d drain  u resume  s sort  r region  q quit"
     lines = [*lines[: height - 1], Text(plain(foot), style="reverse" if remark else "dim")]
     for line in lines:

@@ -6,23 +6,17 @@ hide or turn text around, nor be read as rich markup (which Text objects never a
 
 from __future__ import annotations
 
-import unicodedata
-
-#: control, format (bidi, zero width), surrogate, private use, unassigned, line and paragraph ends
-_ESCAPED = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
-
 
 def plain(value: object) -> str:
-    """`value` as text of one line, each character that is not plainly visible as \\x1b or so."""
-    return "".join(_visible(c) for c in str(value))
+    """`value` as text of one line: what is not plainly visible stands as \\x1b or \\u202e.
+
+    str.isprintable is false for control, format (bidi, zero width), surrogate, private use and
+    unassigned characters, and for every separator but the space.
+    """
+    return "".join(c if c.isprintable() else _escaped(ord(c)) for c in str(value))
 
 
-def _visible(char: str) -> str:
-    if char.isascii() and char.isprintable():
-        return char
-    if unicodedata.category(char) in _ESCAPED:
-        code = ord(char)
-        if code < 0x100:
-            return f"\\x{code:02x}"
-        return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-    return char
+def _escaped(code: int) -> str:
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -1,0 +1,98 @@
+"""docs/cli.md and the commands are the same: nothing undocumented, nothing invented."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import msgspec
+import pytest
+
+from controller.api import shapes
+from controller.cli.main import pbxctl
+from controller.fleet.state import NodeView
+
+TEXT = (Path(__file__).parents[3] / "docs" / "cli.md").read_text("utf-8")
+OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]*|-[a-z])(?![\w-])")
+
+
+def commands(
+    group: click.Group, ctx: click.Context, name: str
+) -> Iterator[tuple[str, click.Command]]:
+    for word in group.list_commands(ctx):
+        command = group.get_command(ctx, word)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, ctx, f"{name} {word}")
+        else:
+            yield f"{name} {word}", command
+
+
+EXISTING = dict(commands(pbxctl, click.Context(pbxctl), "pbxctl"))
+
+
+def options_of(command: click.Command) -> set[str]:
+    return {
+        name
+        for param in command.params
+        if isinstance(param, click.Option)
+        for name in (*param.opts, *param.secondary_opts)
+    }
+
+
+def section(title: str) -> str:
+    match = re.search(rf"^##+ {re.escape(title)}\n(.*?)(?=^##|\Z)", TEXT, re.S | re.M)
+    assert match, f"docs/cli.md has no section {title!r}"
+    return match[1]
+
+
+def told_in(text: str) -> set[str]:
+    """Options in the first cells of a section's table."""
+    cells = re.findall(r"^\| (`-.*?) \|", text, re.M)
+    return {option for cell in cells for option in OPTION.findall(cell)}
+
+
+EVERYWHERE = told_in(section("Everywhere"))
+
+
+def test_the_group_has_the_options_that_stand_everywhere() -> None:
+    assert options_of(pbxctl) | {"-h", "--help"} == EVERYWHERE
+
+
+@pytest.mark.parametrize("name", EXISTING)
+def test_each_command_is_documented_with_each_option(name: str) -> None:
+    own = options_of(EXISTING[name]) - EVERYWHERE
+    assert told_in(section(name)) - EVERYWHERE == own
+    assert EXISTING[name].help, "no help text"
+    for param in EXISTING[name].params:
+        if isinstance(param, click.Option):
+            assert param.help, f"{param.name} has no help text"
+
+
+def test_no_command_is_documented_that_does_not_exist() -> None:
+    assert set(re.findall(r"^### (pbxctl .*)$", TEXT, re.M)) == set(EXISTING)
+
+
+def test_no_option_is_named_anywhere_that_does_not_exist() -> None:
+    exist = EVERYWHERE.union(*map(options_of, EXISTING.values()))
+    named = {o for code in re.findall(r"`([^`\n]+)`", TEXT) for o in OPTION.findall(code)}
+    assert named <= exist
+
+
+@pytest.mark.parametrize(
+    ("title", "shape"),
+    [
+        ("Nodes", NodeView),
+        ("Calls", shapes.CallView),
+        ("pbxctl nodes drain", shapes.NodeAction),
+        ("pbxctl calls list", shapes.Calls),
+        ("pbxctl calls why", shapes.Why),
+        ("pbxctl calls hangup", shapes.CallAction),
+        ("pbxctl route", shapes.RouteAnswer),
+    ],
+)
+def test_each_json_key_is_documented(title: str, shape: type[msgspec.Struct]) -> None:
+    keys = {field.encode_name for field in msgspec.structs.fields(shape)}
+    assert keys <= set(re.findall(r"`([a-z_]+)`", section(title)))

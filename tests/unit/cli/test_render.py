@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.unit.cli.conftest import Pbxctl
+
+
+def test_writes_a_nodes_files_once(bare: Pbxctl, tmp_path: Path) -> None:
+    bare("init", "--demo")
+    ran = bare("render", "a1", "--into", "out", "-o", "json")
+    assert ran.code == 0
+    files = ran.json["files"]
+    assert files
+    for path in files:
+        assert (tmp_path / "out" / path).is_file()
+    again = bare("render", "a1", "--into", "out")
+    assert (again.code, again.out) == (0, "")
+    assert "up to date" in again.err
+
+
+def test_dry_run_writes_nothing(bare: Pbxctl, tmp_path: Path) -> None:
+    bare("init", "--demo")
+    assert bare("render", "a1", "--into", "out", "--dry-run").code == 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_name_is_wrong_usage(bare: Pbxctl) -> None:
+    bare("init", "--demo")
+    ran = bare("render", "b1", "-o", "json")
+    assert ran.code == 2
+    assert "a1" in ran.error["hint"]

@@ -1,0 +1,226 @@
+"""The live screen in a real terminal (a pty), and what it draws at every size."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from controller.api.shapes import FleetView
+from controller.cli import screen
+from controller.cli.keys import first_key
+from controller.fleet.state import NodeView
+from controller.model import NodeState
+from tests.gate_server import Stand
+from tests.unit.cli.conftest import Pbxctl
+
+ROOT = Path(__file__).parents[3]
+
+
+def node(name: str, **fields: object) -> NodeView:
+    base = NodeView(
+        name=name, region="east", address="h:1", kind="asterisk", version="22", reason="",
+        state=NodeState.ACTIVE, want="active", load=0.5, calls=5, reserved=2, calls_max=10,
+        channels=10, channels_max=0, arrivals_per_s=1.0, cpu=0.1, weight=1.0, silent_ms=100,
+        loss=-1.0, jitter_ms=-1.0, driver="d", drift=0,
+    )  # fmt: skip
+    return msgspec.structs.replace(base, **fields)
+
+
+def fleet(now_ms: int, nodes: list[NodeView], **counters: int) -> FleetView:
+    named = {key.replace("_", ":"): n for key, n in counters.items()}
+    return FleetView("f", "1", now_ms, "s", ["d"], nodes, named)
+
+
+def test_rates_are_differences_over_redis_time() -> None:
+    before = fleet(1000, [], place_east=10, spill_west=1, reject_x=5)
+    now = fleet(3000, [], place_east=30, place_west=10, spill_west=1, reject_x=6)
+    assert screen.rates(before, now) == {"place": 15.0, "spill": 0.0, "reject": 0.5}
+    assert screen.rates(now, now) == {}
+    assert screen.rates(now, fleet(4000, [])) == {}, "Redis lost its data"
+
+
+def test_the_selection_follows_its_node() -> None:
+    shown = [node("a"), node("b"), node("c")]
+    assert screen.picked(shown, "", 0) == "a"
+    assert screen.picked(shown, "a", 1) == "b"
+    assert screen.picked(shown, "c", 1) == "c"
+    assert screen.picked(shown, "a", -1) == "a"
+    assert screen.picked([], "a", 1) == ""
+
+
+def test_sorts() -> None:
+    nodes = [node("a", load=0.1, calls=9), node("b", load=0.9, calls=1)]
+    view = fleet(0, nodes)
+    assert [n.name for n in screen.rows(view, "", "load")] == ["b", "a"]
+    assert [n.name for n in screen.rows(view, "", "calls")] == ["a", "b"]
+    assert screen.rows(view, "west", "name") == []
+
+
+@pytest.mark.parametrize(
+    ("calls", "reserved", "limit", "want"),
+    [
+        (0, 0, 10, "··········"),
+        (5, 2, 10, "█████▒▒···"),
+        (10, 0, 10, "██████████"),
+        (1, 1, 1000, "█▒········"),
+        (999, 1, 1000, "██████████"),
+        (20, 5, 10, "██████████"),
+        (1, 0, 0, "no limit  "),
+    ],
+)
+def test_bars(calls: int, reserved: int, limit: int, want: str) -> None:
+    assert screen.bar(node("a", calls=calls, reserved=reserved, calls_max=limit), 10).plain == want
+
+
+@pytest.mark.parametrize("size", [(80, 24), (40, 10), (200, 60), (20, 6)])
+def test_it_fits_every_terminal(size: tuple[int, int]) -> None:
+    width, height = size
+    nodes = [node(f"node-{i:03}", reason="x" * 300, problem="\x1b[2J") for i in range(100)]
+    view = screen.View(fleet(0, nodes), {}, "", time.monotonic())
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, height=height)
+    console.print(screen.draw(view, nodes, "node-077", "", "name", "", width, height))
+    lines = stream.getvalue().rstrip("\n").split("\n")
+    assert len(lines) <= height
+    assert max(map(len, lines)) <= width
+    assert any(line.startswith("node-077") for line in lines)
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_keys_typed_at_once_are_all_read() -> None:
+    typed, keys = b"\x1b[A\x1bOBd\x1b[15~\x1b\r\xff", []
+    while typed:
+        key, typed = first_key(typed)
+        keys.append(key)
+    assert keys == ["up", "down", "d", "", "", "enter", "\ufffd"]
+
+
+@contextmanager
+def terminal(stand: Stand, width: int = 80, height: int = 24) -> Iterator[Terminal]:
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("4H", height, width, 0, 0))
+    before = termios.tcgetattr(follower)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "controller.cli", "top", "-w", "0.2"],
+        cwd=ROOT,
+        env={**os.environ, "PBXCTL_CONFIG": str(stand.file), "TERM": "xterm"},
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        start_new_session=True,
+    )
+    try:
+        yield Terminal(leader, follower, process, before)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(leader)
+        os.close(follower)
+
+
+class Terminal:
+    def __init__(
+        self, leader: int, follower: int, process: subprocess.Popen[bytes], before: object
+    ) -> None:
+        self.leader, self.follower, self.process = leader, follower, process
+        self.before = before
+        self.text = ""
+
+    def until(self, pattern: str) -> None:
+        """Reads until the output since the last match has the pattern."""
+        deadline = time.monotonic() + 15
+        while not (match := re.search(pattern, self.text, re.S)):
+            assert time.monotonic() < deadline, f"no {pattern!r} in {self.text[-3000:]!r}"
+            if select.select([self.leader], [], [], 0.1)[0]:
+                self.text += os.read(self.leader, 65536).decode("utf-8", "replace")
+        self.text = self.text[match.end() :]
+
+    def press(self, keys: str) -> None:
+        os.write(self.leader, keys.encode())
+
+    def restored(self) -> bool:
+        return termios.tcgetattr(self.follower) == self.before
+
+
+def test_keys_select_drain_and_quit(stand: Stand, pbxctl: Pbxctl) -> None:
+    stand.run(stand.playing.start("e1", 7))
+    with terminal(stand) as t:
+        t.until("3 nodes: .*7\\+0/100")
+        assert not t.restored()
+        t.press("\x1b[Bd")
+        t.until(r"drain e2\? \(y/n\)")
+        t.press("y")
+        t.until("e2 is draining now")
+        t.press("r")
+        t.until("region east")
+        t.press("s")
+        t.until("sort load")
+        t.press("q")
+        assert t.process.wait(5) == 0
+        t.until(re.escape("\x1b[?1049l"))
+        assert t.restored()
+    assert pbxctl("nodes", "show", "e2", "-o", "json").json["want"] == "draining"
+
+
+def test_anything_but_y_drains_nothing(stand: Stand, pbxctl: Pbxctl) -> None:
+    with terminal(stand) as t:
+        t.until("3 nodes")
+        t.press("d")
+        t.until(r"drain e1\?")
+        t.press("n")
+        t.until("not drained")
+    assert pbxctl("nodes", "show", "e1", "-o", "json").json["want"] == "active"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_the_terminal_is_restored_by_signals(stand: Stand, number: signal.Signals) -> None:
+    with terminal(stand) as t:
+        t.until("3 nodes")
+        t.process.send_signal(number)
+        t.process.wait(5)
+        t.until("\x1b\\[\\?25h.*\x1b\\[\\?1049l")  # cursor shown, the screen of before
+        assert t.restored()
+
+
+def test_it_follows_a_resize(stand: Stand) -> None:
+    with terminal(stand) as t:
+        t.until("SILENT")
+        fcntl.ioctl(t.follower, termios.TIOCSWINSZ, struct.pack("4H", 12, 45, 0, 0))
+        os.killpg(t.process.pid, signal.SIGWINCH)
+        t.until("\x1b.H(?:(?!SILENT).)*NODE(?:(?!SILENT).)*FILLED")
+
+
+def test_without_a_terminal_it_is_a_list(stand: Stand, pbxctl: Pbxctl) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "controller.cli", "top", "-w", "0.2"],
+        cwd=ROOT,
+        env={**os.environ, "PBXCTL_CONFIG": str(stand.file)},
+        stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout
+    try:
+        seen = [process.stdout.readline().split()[:1] for _ in range(8)]
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    assert seen == [["NODE"], ["e1"], ["e2"], ["w1"]] * 2
