@@ -30,7 +30,7 @@ from tests.lab.services import Program, Redis
 from tests.lab.sipp import CallsResult
 
 NODES = 4
-RATE_PER_S = 150
+RATE_PER_S = 250
 HOLD_S = 0.5
 BEAT_S = 0.4
 EVENTS_S = 0.05
