@@ -58,25 +58,26 @@ class World:
     caller: Phone
 
 
-def add(path: Path, text: str, before: str = "") -> None:
-    """Writes `text` at the end of an operator's file, or in front of the first `before`."""
-    old = path.read_text()
-    assert before in old
-    path.write_text(old.replace(before, text + before, 1) if before else old + text)
+def swap(path: Path, old: str, new: str) -> None:
+    """Changes an operator's file as his editor would."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
 
 
 def _own_lines(folder: Path, node: Asterisk | FreeSwitch, sip: str) -> None:
     """The phone 200 and an agent of the queue, both at `sip`."""
     if isinstance(node, Asterisk):
-        for number in ("200", "700"):
-            add(folder / "pjsip.conf", ASTERISK_PHONE.format(number=number, sip=sip))
-        add(folder / "pbxctl-queues.conf", "member = PJSIP/700\n")
+        with (folder / "pjsip.conf").open("a") as pjsip:
+            for number in ("200", "700"):
+                pjsip.write(ASTERISK_PHONE.format(number=number, sip=sip))
+        with (folder / "pbxctl-queues.conf").open("a") as queues:
+            queues.write("member = PJSIP/700\n")
         return
-    root = folder / "freeswitch.xml"
-    add(root, FREESWITCH_PHONE.format(number="200", sip=sip), before="</domain>")
-    text = root.read_text()
-    assert "<fifos/>" in text
-    root.write_text(text.replace("<fifos/>", FREESWITCH_FIFO.format(sip=sip)))
+    root, domain = folder / "freeswitch.xml", f'<domain name="{node.address}"'
+    phone = FREESWITCH_PHONE.format(number="200", sip=sip)
+    swap(root, f"{domain}/>", f"{domain}>{phone}</domain>")
+    swap(root, "<fifos/>", FREESWITCH_FIFO.format(sip=sip))
 
 
 @pytest.fixture(
