@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from controller.config import Config
 from controller.render.files import folder_of, render
 from controller.render.write import write
 from tests.lab.asterisk import Asterisk
+from tests.lab.freeswitch import FreeSwitch
 from tests.lab.lab import Lab
 from tests.lab.services import Program
 from tests.lab.sip import answers_options
@@ -17,12 +19,30 @@ from tests.lab.sip import answers_options
 STOCK = ("pjsip.conf", "extensions.conf", "queues.conf", "rtp.conf")
 
 
-def put_rendered(config: Config, node: Asterisk, appended: Mapping[str, str] | None = None) -> None:
+def put_rendered(
+    config: Config, node: Asterisk | FreeSwitch, appended: Mapping[str, str] | None = None
+) -> None:
     """The node's rendered files in place of the lab's own; it runs on them from now on.
 
-    appended: the operator's own part, file name to text at its end. The lab's AMI user stays
-    beside ours: the config must name another one for the node.
+    appended: the operator's own part, file name to text at its end. Of an Asterisk, the lab's AMI
+    user stays beside ours: the config must name another one for the node. Of a FreeSWITCH nothing
+    stays.
     """
+    folder = put_files(config, node)
+    for name, text in (appended or {}).items():
+        with (folder / name).open("a") as file:
+            file.write(text)
+    node.restart()
+
+
+def put_files(config: Config, node: Asterisk | FreeSwitch) -> Path:
+    """`put_rendered` without the restart, for who changes the operator's files first; the folder
+    that they are in."""
+    if isinstance(node, FreeSwitch):
+        conf = node.folder / "conf"
+        (conf / "freeswitch.xml").unlink(missing_ok=True)
+        write(render(config, node.name, conf))
+        return conf
     etc = node.folder / "etc"
     for name in STOCK:
         (etc / name).unlink(missing_ok=True)
@@ -31,10 +51,7 @@ def put_rendered(config: Config, node: Asterisk, appended: Mapping[str, str] | N
     if "pbxctl-manager.conf" not in manager.read_text():
         with manager.open("a") as file:
             file.write("#include pbxctl-manager.conf\n")
-    for name, text in (appended or {}).items():
-        with (etc / name).open("a") as file:
-            file.write(text)
-    node.restart()
+    return etc
 
 
 def start_kamailio(lab: Lab, config: Config, name: str) -> Program:
