@@ -28,7 +28,7 @@ COLUMNS: tuple[Column[Finding], ...] = (
 @click.option("--problems", is_flag=True, help="Only what is not well.")
 @click.pass_obj
 def doctor(session: Session, problems: bool) -> int:
-    """Check config, secrets, certificates, Redis, nodes and our own ports. Exit code 1 on a failure."""
+    """Check config, secrets, certificates, Redis, nodes and ports. Exit code 1 on a failure."""
     failed = False
 
     def once() -> None:
