@@ -43,7 +43,9 @@ class NodeConfig(Strict, frozen=True):
     PBX without one is not placed on. weight: its share against other nodes of the region.
     cpus: of the node's host; with it Asterisk's load average is a signal. (FreeSWITCH tells its CPU
     itself, and an agent on the node reports it for either.)
-    control_from: networks from which drivers may log in to the PBX.
+    control_from: networks from which drivers may log in to the PBX. names: DNS names that phones
+    and peers dial it by, for its certificate. event_socket: where a FreeSWITCH whose control link
+    is TLS listens itself, on loopback; stunnel listens on `control` then.
     """
 
     kind: Kind
@@ -60,17 +62,21 @@ class NodeConfig(Strict, frozen=True):
     standby: bool = False
     edge: bool = False
     control_from: tuple[str, ...] = ("127.0.0.0/8",)
+    names: tuple[str, ...] = ()
+    event_socket: str = "127.0.0.1:8021"
 
 
 class EdgeConfig(Strict, frozen=True):
     """A Kamailio that calls meet first. sip: where it listens.
 
     peers: networks of the carriers and PBXs whose calls it takes; it answers nobody else.
+    names: DNS names that they dial it by, for its certificate.
     """
 
     region: Name
     sip: str
     peers: tuple[str, ...] = ("127.0.0.0/8",)
+    names: tuple[str, ...] = ()
 
 
 class RangeConfig(Strict, frozen=True):
@@ -105,11 +111,46 @@ class PlacementConfig(Strict, frozen=True):
     retry_after_s: Annotated[int, Meta(ge=0, le=60)] = 4
 
 
+class PlainPeer(Strict, frozen=True):
+    """One machine that may speak SIP and RTP in clear, and why it must."""
+
+    address: str
+    reason: Annotated[str, Meta(min_length=8, max_length=200)]
+
+
+class SecurityConfig(Strict, frozen=True):
+    """What is encrypted: everything, unless this says otherwise.
+
+    signalling: `sip` of nodes and edges is TLS with certificates on both sides, or UDP and TCP.
+    media: what RTP must be on every trunk and phone. control: AMI and the event socket.
+    plain_peers: who may be an exception, by UDP to plain_port; for nobody else it is open.
+    peers_ca: PEM file of authorities besides our own whose certificates an edge's peers may show.
+    """
+
+    signalling: Literal["tls", "plain"] = "tls"
+    media: Literal["srtp-sdes", "dtls-srtp", "plain"] = "srtp-sdes"
+    control: Literal["tls", "plain"] = "tls"
+    plain_peers: tuple[PlainPeer, ...] = ()
+    plain_port: Annotated[int, Meta(ge=1, le=65_535)] = 5060
+    peers_ca: str | None = None
+
+
+class PkiConfig(Strict, frozen=True):
+    """folder: the fleet's authorities and certificates; see controller/pki/store.py."""
+
+    folder: str = "pki"
+
+
 class RedisConfig(Strict, frozen=True):
-    """url: redis://, rediss:// or unix://; unset, `pbxctl up` keeps a private redis-server."""
+    """url: redis://, rediss:// or unix://; unset, `pbxctl up` keeps a private redis-server.
+
+    users: folder with one password file for each role; each role then logs in as pbxctl-ROLE,
+    which may do its own work and nothing else. Without it all log in by password_file.
+    """
 
     url: str | None = None
     password_file: str | None = None
+    users: str | None = None
 
 
 class TlsConfig(Strict, frozen=True):
@@ -119,10 +160,15 @@ class TlsConfig(Strict, frozen=True):
 
 
 class GateConfig(Strict, frozen=True):
-    """listen: "unix" for a socket in state_dir, or host:port, which needs tls."""
+    """listen: "unix" for a socket in state_dir, or host:port for TLS besides.
+
+    tls: files of the operator's own instead of those in pki.folder. names: DNS names and addresses
+    by which people reach the gate, for its certificate.
+    """
 
     listen: str = "unix"
     tls: TlsConfig | None = None
+    names: tuple[str, ...] = ()
 
 
 class MetricsConfig(Strict, frozen=True):
@@ -155,6 +201,8 @@ class Config(Strict, frozen=True):
     edges: dict[str, EdgeConfig] = {}
     numbers: tuple[RangeConfig, ...] = ()
     placement: PlacementConfig = PlacementConfig()
+    security: SecurityConfig = SecurityConfig()
+    pki: PkiConfig = PkiConfig()
     redis: RedisConfig = RedisConfig()
     gate: GateConfig = GateConfig()
     metrics: MetricsConfig = MetricsConfig()

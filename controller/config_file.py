@@ -19,6 +19,7 @@ from controller.config import Config, EdgeConfig, NodeConfig, RegionConfig, spli
 from controller.errors import ConfigError
 
 _NAME = re.compile(r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")
+_DNS_NAME = re.compile(r"^(\*\.)?([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?\.?){1,127}$")
 _FILE_BYTES_MAX = 4 << 20
 _YAML_NODES_MAX = 200_000
 
@@ -177,12 +178,7 @@ def _cross_check(doc: _Document, config: Config) -> None:
             )
     if config.gate.listen != "unix":
         _address(doc, config.gate.listen, ("gate", "listen"))
-        if config.gate.tls is None:
-            raise doc.error(
-                ("gate", "tls"),
-                "a gate on the network needs cert, key and client_ca",
-                hint='or listen: "unix"',
-            )
+    _check_security(doc, config)
 
 
 def _known_region(doc: _Document, config: Config, name: str, path: tuple[str, ...]) -> None:
@@ -213,8 +209,44 @@ def _check_addresses(doc: _Document, config: Config) -> None:
         claim(node.control, name, ("nodes", name, "control"))
         _check_networks(doc, node.control_from, ("nodes", name, "control_from"))
     for name, edge in config.edges.items():
+        if name in config.nodes:
+            raise doc.error(("edges", name), "a node has this name already", hint="rename one")
         claim(edge.sip, name, ("edges", name, "sip"))
         _check_networks(doc, edge.peers, ("edges", name, "peers"))
+
+
+def _check_security(doc: _Document, config: Config) -> None:
+    security = config.security
+    if security.signalling == "plain" and security.media == "srtp-sdes":
+        raise doc.error(
+            ("security", "media"),
+            "srtp-sdes sends its keys in SIP, which security.signalling leaves in clear",
+            hint="media: dtls-srtp or plain, or signalling: tls",
+        )
+    for i, peer in enumerate(security.plain_peers):
+        path = ("security", "plain_peers", str(i), "address")
+        try:
+            ipaddress.ip_address(peer.address)
+        except ValueError as error:
+            raise doc.error(path, str(error), hint="one IP address, as in 192.0.2.7") from error
+    for section, members in (("nodes", config.nodes), ("edges", config.edges)):
+        for name, member in members.items():
+            for i, dns in enumerate(member.names):
+                if not _DNS_NAME.match(dns):
+                    raise doc.error((section, name, "names", str(i)), f"{dns!r} is no DNS name")
+    for name, node in config.nodes.items():
+        path = ("nodes", name, "event_socket")
+        _address(doc, node.event_socket, path)
+        host = split_address(node.event_socket)[0]
+        if not (_is_loopback(host) or host == "localhost"):
+            raise doc.error(path, f"{host} is not loopback", hint="stunnel listens on `control`")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _check_networks(doc: _Document, networks: tuple[str, ...], path: tuple[str, ...]) -> None:

@@ -41,6 +41,7 @@ placement: {{ramp_s: 0}}
 redis: {{url: "{redis}"}}
 metrics: {{host: 127.0.15.9, first_port: 0}}
 state_dir: state
+security: {{signalling: plain, media: plain, control: plain}}
 {more}
 """
 

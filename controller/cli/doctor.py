@@ -28,7 +28,7 @@ COLUMNS: tuple[Column[Finding], ...] = (
 @click.option("--problems", is_flag=True, help="Only what is not well.")
 @click.pass_obj
 def doctor(session: Session, problems: bool) -> int:
-    """Check config, secrets, Redis, every node and our own ports. Exit code 1 on a failure."""
+    """Check config, secrets, certificates, Redis, nodes and ports. Exit code 1 on a failure."""
     failed = False
 
     def once() -> None:
@@ -58,6 +58,7 @@ def _look(session: Session) -> list[Finding]:
 
 
 async def _all(config: Config) -> list[Finding]:
+    from controller.doctor.certificates import check_certificates
     from controller.doctor.host import check_host
     from controller.doctor.nodes import check_nodes
     from controller.doctor.picture import check_picture
@@ -65,4 +66,5 @@ async def _all(config: Config) -> list[Finding]:
     host, picture, nodes = await asyncio.gather(
         asyncio.to_thread(check_host, config), check_picture(config), check_nodes(config)
     )
-    return [*host, *picture, *sorted(nodes, key=lambda f: f.about)]
+    certificates = check_certificates(config)
+    return [*host, *certificates, *picture, *sorted(nodes, key=lambda f: f.about)]

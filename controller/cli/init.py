@@ -1,7 +1,9 @@
-"""pbxctl init: a first config file and the secrets it names, never over what is there."""
+"""pbxctl init: a first config file, the secrets it names and the certificates, never over what is
+there."""
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import re
 import secrets
@@ -16,6 +18,7 @@ from controller.cli.session import Session
 from controller.config import split_address
 from controller.config_file import parse
 from controller.errors import PbxctlError, UsageError
+from controller.pki.store import renew_due
 
 CONTROL_PORT = {"asterisk": 5038, "freeswitch": 8021}
 SIP_PORT = 5060
@@ -40,6 +43,10 @@ TAIL = """
 numbers:
   - {prefix: "400", service: queue}
   - {prefix: "9196", service: echo}
+
+# Everything is encrypted and certificates stand in pki/. A machine that cannot is named here:
+# security:
+#   plain_peers: [{address: 192.0.2.7, reason: "gateway of the lift phones, no TLS"}]
 
 # Calls are sent away from a region once its best node's load is above this.
 placement:
@@ -162,7 +169,7 @@ def init(
     output.say(
         session,
         [
-            f"{file} and {into / 'secrets'} are written.",
+            f"{file}, {into / 'secrets'} and {into / 'pki'} are written.",
             f"Next: put each node's password in its secret, or let `pbxctl --config {file} render "
             f"{chosen[0].name}` write a config with the one that was made.",
             f"Then: pbxctl --config {file} doctor",
@@ -184,13 +191,13 @@ def _ask_nodes() -> tuple[First, ...]:
 
 
 def write(file: Path, text: str, nodes: tuple[First, ...]) -> None:
-    """Secrets first, each new one random and 0600, then the file, once it is known to be good."""
+    """Secrets first, random and 0600, then certificates, and the file once all is good."""
     folder = file.parent / "secrets"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for node in nodes:
             _create(folder / node.name, secrets.token_urlsafe(24) + "\n", 0o600)
-        parse(text, str(file))
+        renew_due(parse(text, str(file)), dt.datetime.now(dt.UTC))
         if not _create(file, text, 0o644):
             raise UsageError(f"{file} is there already and stays as it is", hint="edit it")
     except OSError as error:

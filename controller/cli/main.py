@@ -25,6 +25,7 @@ PLACES = {
     "run": "controller.cli.up:run",
     "init": "controller.cli.init:init",
     "render": "controller.cli.render:render",
+    "pki": "controller.cli.pki:pki",
     "doctor": "controller.cli.doctor:doctor",
     "nodes": "controller.cli.nodes:nodes",
     "top": "controller.cli.top:top",

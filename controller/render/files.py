@@ -15,9 +15,11 @@ from urllib.parse import urlsplit
 
 from controller import resources
 from controller.config import Config, read_secret, split_address
-from controller.errors import UsageError
+from controller.errors import ConfigError, UsageError
 from controller.fleet.keys import prefix
 from controller.model import Kind
+from controller.pki.store import open_store
+from controller.pki.wanted import control_name
 from controller.render.templates import Secret, fill
 
 #: what an edge's dialplan waits for its agent beyond the agent's own deadline
@@ -54,15 +56,18 @@ def render(config: Config, name: str, folder: Path | None = None) -> Rendered:
     secret cannot be read.
     """
     folder = (folder or folder_of(config, name)).absolute()
+    certificates = tls_files(config, name)
     if name in config.edges:
         password = config.redis.password_file
         secret = Secret(read_secret(config.path(password))) if password else None
-        return Rendered(name, folder, edge_files(config, name, secret, folder))
+        made = edge_files(config, name, secret, folder)
+        return Rendered(name, folder, made | certificates)
     if name in config.nodes:
         node = config.nodes[name]
         secret = Secret(read_secret(config.path(node.password_file)))
         files = asterisk_files if node.kind is Kind.ASTERISK else freeswitch_files
-        return Rendered(name, folder, files(config, name, secret, folder))
+        made = files(config, name, secret, folder)
+        return Rendered(name, folder, made | certificates)
     known = ", ".join([*config.nodes, *config.edges])
     raise UsageError(f"there is no node or edge {name!r}", hint=f"known: {known}")
 
@@ -81,21 +86,27 @@ def edge_files(config: Config, name: str, password: Secret | None, folder: Path)
         "redis": _redis(config, password),
         "node_addresses": sorted({_address(n.sip) for n in config.nodes.values()}),
         "peers": [ipaddress.ip_network(network) for network in edge.peers],
+        "peers_ca": bool(config.security.peers_ca),
+        **_security(config, edge.sip),
     }
     sips = {n: node.sip for n, node in config.nodes.items() if not node.standby}
-    return {
+    files = {
         "kamailio.cfg": File(fill("kamailio/kamailio.cfg.j2", values)),
         "pbxctl-redis.cfg": File(fill("kamailio/pbxctl-redis.cfg.j2", values), 0o600),
         "pbxctl-address.list": File(fill("kamailio/pbxctl-address.list.j2", values)),
         "pbxctl-dispatcher.list": File(dispatcher_list(config, edge.region, sips), keep=True),
     }
+    if values["tls"]:
+        files["pbxctl-tls.cfg"] = File(fill("kamailio/pbxctl-tls.cfg.j2", values))
+    return files
 
 
 def dispatcher_list(config: Config, region: str, sips: dict[str, str]) -> str:
     """Kamailio's list for the time without Redis, of `sips` (node name to host:port)."""
     near = [sip for name, sip in sips.items() if config.nodes[name].region == region]
     far = [sip for name, sip in sips.items() if config.nodes[name].region != region]
-    return fill("kamailio/pbxctl-dispatcher.list.j2", {"near": near, "far": far})
+    values = {"near": near, "far": far, "tls": config.security.signalling == "tls"}
+    return fill("kamailio/pbxctl-dispatcher.list.j2", values)
 
 
 def asterisk_files(config: Config, name: str, password: Secret, folder: Path) -> dict[str, File]:
@@ -149,6 +160,7 @@ def _node_values(config: Config, name: str, password: Secret, folder: Path) -> d
         "user": node.user,
         "password": password,
         "trunk_addresses": _trunk_addresses(config, name),
+        "plain_addresses": _plain_addresses(config, name),
         "others": [{"name": n, "sip": o.sip} for n, o in config.nodes.items() if n != name],
         "ranges": config.numbers,
         "ranges_longest_first": sorted(config.numbers, key=lambda r: -len(r.prefix)),
@@ -156,7 +168,67 @@ def _node_values(config: Config, name: str, password: Secret, folder: Path) -> d
         "wait_s": round(agent.deadline_ms / 1000 + _AGENT_GRACE_S, 3),
         # two legs a call, and room for those that the fleet does not place
         "sessions_max": (node.calls_max or 500) * 2 + 20,
+        "control_tls": config.security.control == "tls",
+        "event_socket_host": split_address(node.event_socket)[0],
+        "event_socket_port": split_address(node.event_socket)[1],
+        **_security(config, node.sip),
     }
+
+
+def _security(config: Config, sip: str) -> dict[str, Any]:
+    """plain_peers are empty where everything is in clear: nobody is an exception then."""
+    security = config.security
+    tls = security.signalling == "tls"
+    return {
+        "tls": tls,
+        "media": security.media,
+        "srtp": security.media != "plain",
+        "plain_peers": security.plain_peers if tls else (),
+        "plain_listen": f"{_host(sip)}:{security.plain_port}",
+    }
+
+
+def tls_files(config: Config, name: str) -> dict[str, File]:
+    """The certificates and keys that the node or edge needs on its disk, below tls/.
+
+    Raises ConfigError when one is not there.
+    """
+    security, store = config.security, open_store(config)
+    wanted: dict[str, Path] = {}
+    if security.signalling == "tls":
+        wanted |= {
+            "sip.pem": store.certificate("sip", name),
+            "sip.key": store.key("sip", name),
+            "sip-ca.pem": store.ca("sip"),
+        }
+    if security.control == "tls" and name in config.nodes:
+        own = control_name(name)
+        wanted |= {
+            "control.pem": store.certificate("control", own),
+            "control.key": store.key("control", own),
+            "control-ca.pem": store.ca("control"),
+        }
+    texts = {file: _pem(config, path) for file, path in wanted.items()}
+    node = config.nodes.get(name)
+    if node and node.kind is Kind.FREESWITCH and "sip.pem" in texts:
+        # sofia wants these names, and the key in one file with its certificate
+        texts["agent.pem"] = texts.pop("sip.pem") + texts.pop("sip.key")
+        texts["cafile.pem"] = texts.pop("sip-ca.pem")
+    if name in config.edges and security.peers_ca and "sip-ca.pem" in texts:
+        texts["peers-ca.pem"] = texts["sip-ca.pem"] + _pem(config, config.path(security.peers_ca))
+    return {f"tls/{file}": File(text, 0o600) for file, text in texts.items()}
+
+
+def _pem(config: Config, path: Path) -> str:
+    try:
+        return path.read_text("ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path} cannot be read: {getattr(error, 'strerror', None) or error}",
+            file=config.source,
+            key="security",
+            hint="pbxctl pki renew makes certificates; or set security to plain",
+        ) from error
 
 
 def _trunk_addresses(config: Config, name: str) -> list[str]:
@@ -164,6 +236,13 @@ def _trunk_addresses(config: Config, name: str) -> list[str]:
     edges = [edge.sip for edge in config.edges.values()]
     edges += [node.sip for n, node in config.nodes.items() if node.edge and n != name]
     return sorted({_address(sip) for sip in edges})
+
+
+def _plain_addresses(config: Config, name: str) -> list[str]:
+    """Plain peers that may call on the node itself: only one that acts as an edge has callers."""
+    if not config.nodes[name].edge or config.security.signalling == "plain":
+        return []
+    return [peer.address for peer in config.security.plain_peers]
 
 
 def _host(address: str) -> str:

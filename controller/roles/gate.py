@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import ssl
 
 from aiohttp import web
 
@@ -16,9 +17,12 @@ from controller.api.listen import server_tls, socket_path, unix_socket
 from controller.config import Config, split_address
 from controller.errors import PbxctlError
 from controller.fleet.functions import Fleet, connect
+from controller.pki.contexts import Identity, server
 
 log = logging.getLogger(__name__)
 DRAIN_S = 3.0
+#: how soon a renewed certificate is shown to new connections
+REFRESH_S = 5.0
 
 
 async def run(config: Config, stop: asyncio.Event) -> None:
@@ -37,7 +41,7 @@ async def run(config: Config, stop: asyncio.Event) -> None:
 
 
 async def _serve(config: Config, fleet: Fleet, ends: contextlib.AsyncExitStack) -> None:
-    tls = server_tls(config, config.gate.tls) if config.gate.tls else None
+    tls = _tls(config, ends)
     runner = web.AppRunner(
         make_app(config, fleet),
         access_log=None,
@@ -50,7 +54,7 @@ async def _serve(config: Config, fleet: Fleet, ends: contextlib.AsyncExitStack) 
     await web.SockSite(runner, unix_socket(path)).start()
     ends.callback(path.unlink, missing_ok=True)
     log.info("gate on %s", path)
-    if tls is None or config.gate.listen == "unix":
+    if tls is None:
         return
     host, port = split_address(config.gate.listen)
     try:
@@ -61,6 +65,25 @@ async def _serve(config: Config, fleet: Fleet, ends: contextlib.AsyncExitStack) 
             hint="gate.listen must be an address of this machine and a free port",
         ) from error
     log.info("gate on https://%s", config.gate.listen)
+
+
+def _tls(config: Config, ends: contextlib.AsyncExitStack) -> ssl.SSLContext | None:
+    """None without a listener on the network. Of the operator's files, or else of the fleet's."""
+    if config.gate.listen == "unix":
+        return None
+    if config.gate.tls:
+        return server_tls(config, config.gate.tls)
+    identity = server(config, "gate", clients="people")
+    task = asyncio.create_task(_follow(identity))
+    ends.callback(task.cancel)
+    return identity.context
+
+
+async def _follow(identity: Identity) -> None:
+    while True:
+        await asyncio.sleep(REFRESH_S)
+        if await asyncio.to_thread(identity.refresh):
+            log.info("shows its renewed certificate from now on")
 
 
 async def _serve_metrics(config: Config, fleet: Fleet, ends: contextlib.AsyncExitStack) -> None:

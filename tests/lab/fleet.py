@@ -37,6 +37,10 @@ T = TypeVar("T")
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
+#: what a test about other things than encryption runs with
+PLAIN = {"signalling": "plain", "media": "plain", "control": "plain"}
+
+
 class LabFleet:
     """nodes: running PBXs and their regions. redis: None for the private one of `pbxctl up`.
 
@@ -69,6 +73,7 @@ class LabFleet:
             "regions": {r: {"spill_to": [o for o in regions if o != r]} for r in regions},
             "nodes": {},
             "placement": {"reservation_s": 2, "ramp_s": 0},
+            "security": PLAIN,
         }
         for node, region in nodes.items():
             secret = self.folder / "secrets" / node.name

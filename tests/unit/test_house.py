@@ -15,7 +15,7 @@ FLOORS = (
     {"roles"},
     {"api", "agent", "render", "doctor"},
     {"routing", "capacity", "fraud", "media", "vault", "access"},
-    {"records", "evidence", "fleet", "pbx"},
+    {"records", "evidence", "fleet", "pbx", "pki"},
     {"model", "config", "config_file", "errors", "metrics", "log", "resources", "version"},
 )
 

@@ -1,0 +1,122 @@
+"""pbxctl pki: the certificates of the fleet's machines and of those who operate it."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import click
+
+from controller.cli import options, output
+from controller.cli.output import Column
+from controller.cli.session import Session
+from controller.errors import NotFound, UsageError
+from controller.pki.store import Kept, Store, open_store, person
+from controller.pki.wanted import wanted
+
+DAY_S = 86_400
+
+
+@click.group(cls=options.Nouns)
+def pki() -> None:
+    """The fleet's authorities and certificates."""
+
+
+def _days(kept: Kept) -> int:
+    return int(kept.expires_s(dt.datetime.now(dt.UTC)) // DAY_S)
+
+
+COLUMNS: tuple[Column[Kept], ...] = (
+    Column("AUTHORITY", lambda k: k.authority),
+    Column("NAME", lambda k: k.name),
+    Column("DAYS LEFT", lambda k: str(_days(k))),
+    Column("ENDS", lambda k: f"{k.certificate.not_valid_after_utc:%Y-%m-%d}"),
+    Column("SERIAL", lambda k: f"{k.certificate.serial_number:x}", wide=True),
+)
+
+
+@pki.command("list")
+@options.printing
+@click.pass_obj
+def list_(session: Session) -> None:
+    """Every certificate and how long it lasts."""
+    kept = open_store(session.config()).kept()
+    data = [
+        {
+            "authority": k.authority,
+            "name": k.name,
+            "expires": k.certificate.not_valid_after_utc.isoformat(),
+            "expires_s": int(k.expires_s(dt.datetime.now(dt.UTC))),
+            "serial": f"{k.certificate.serial_number:x}",
+        }
+        for k in kept
+    ]
+    output.show(
+        session, data, kept, COLUMNS, lambda k: f"{k.authority}/{k.name}",
+        empty="no certificates: pbxctl pki renew makes them",
+    )  # fmt: skip
+
+
+@pki.command()
+@options.changing
+@click.argument("name")
+@click.pass_obj
+def issue(session: Session, name: str) -> None:
+    """Make a certificate with which the operator NAME reaches the gate."""
+    config = session.config()
+    store, want = open_store(config), person(name)
+    if store.certificate("people", name).exists():
+        raise UsageError(
+            f"{name} has a certificate", hint=f"pbxctl pki renew {name}, or revoke it first"
+        )
+    if not session.dry_run:
+        store.renew([want], dt.datetime.now(dt.UTC))
+    verb = "would be made" if session.dry_run else "is made"
+    lines = [f"{store.certificate('people', name)} {verb}, its key beside it."]
+    if config.gate.listen != "unix":
+        lines.append(_next(store, name, f"https://{config.gate.listen}"))
+    output.say(session, lines)
+
+
+def _next(store: Store, name: str, gate: str) -> str:
+    return (
+        f"Give both to {name} with {store.ca('control')}, and there: pbxctl context add FLEET "
+        f"--gate {gate} --cert {name}.pem --key {name}.key --ca ca.pem"
+    )
+
+
+@pki.command()
+@options.changing
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.pass_obj
+def renew(session: Session, names: tuple[str, ...]) -> None:
+    """Make what is missing and renew what is due; with NAME, that one now, due or not."""
+    config = session.config()
+    store = open_store(config)
+    asked = wanted(config)
+    if names:
+        asked = [w for w in asked if {w.name, f"{w.authority}/{w.name}"} & set(names)]
+        people = [k.name for k in store.kept() if k.authority == "people" and k.name in names]
+        asked += [person(name) for name in people]
+        found = {w.name for w in asked} | {f"{w.authority}/{w.name}" for w in asked}
+        if unknown := sorted(set(names) - found):
+            raise NotFound(f"there is no certificate {', '.join(unknown)}", hint="pbxctl pki list")
+    if session.dry_run:
+        output.say(session, [f"{w.authority}/{w.name} would be checked" for w in asked])
+        return
+    made = store.renew(asked, dt.datetime.now(dt.UTC), force=bool(names))
+    output.say(session, [f"{w.authority}/{w.name} is made" for w in made])
+    if not made:
+        output.note(session, "nothing is due")
+
+
+@pki.command()
+@options.changing
+@click.argument("name")
+@click.pass_obj
+def revoke(session: Session, name: str) -> None:
+    """Have the gate refuse the certificate of the operator NAME from now on."""
+    store = open_store(session.config())
+    session.confirm(f"Revoke the certificate of {name}?")
+    if not session.dry_run:
+        store.revoke("people", person(name).name, dt.datetime.now(dt.UTC))
+        output.say(session, [f"people/{name} is revoked; the gate refuses it within seconds."])

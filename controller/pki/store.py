@@ -1,0 +1,234 @@
+"""The certificates on disk: FOLDER/AUTHORITY/NAME.pem and NAME.key; the authority itself is `ca`.
+
+Keys are 0600 in folders that only their owner enters. `ca.key` is not encrypted, so that renewal
+needs nobody; who wants it elsewhere moves it away: then nothing is signed here, and the files that
+are put here by hand are used as they are. That is also how an operator's own authority is taken
+in: its certificate as ca.pem, with its key or with certificates that it has signed.
+
+Invariant: a pair is replaced key first, and a reader that finds the two apart reads again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import fcntl
+import os
+import tempfile
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from controller.config import Config
+from controller.errors import NotFound, PbxctlError, UsageError
+from controller.pki.authority import (
+    MACHINE_DAYS,
+    PERSON_DAYS,
+    Pair,
+    alternative_names,
+    is_due,
+    issue,
+    make_authority,
+    revocations,
+)
+from controller.pki.wanted import AUTHORITIES, AuthorityName, Wanted, wanted
+
+_NAME_MAX = 64  # X.520: a common name has 64 characters at most
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A certificate on disk. name "ca" is the authority itself."""
+
+    authority: AuthorityName
+    name: str
+    certificate: x509.Certificate
+
+    def expires_s(self, now: dt.datetime) -> float:
+        """Seconds until it ends, negative when it has."""
+        return (self.certificate.not_valid_after_utc - now).total_seconds()
+
+
+class Store:
+    """The certificate files of one fleet."""
+
+    def __init__(self, folder: Path, fleet: str) -> None:
+        self.folder = folder
+        self._fleet = fleet
+
+    def certificate(self, authority: AuthorityName, name: str) -> Path:
+        return self.folder / authority / f"{name}.pem"
+
+    def key(self, authority: AuthorityName, name: str) -> Path:
+        return self.folder / authority / f"{name}.key"
+
+    def ca(self, authority: AuthorityName) -> Path:
+        return self.certificate(authority, "ca")
+
+    def revoked(self, authority: AuthorityName) -> Path:
+        """The authority's revocation list; absent while nothing was revoked."""
+        return self.folder / authority / "revoked.crl"
+
+    def kept(self) -> list[Kept]:
+        """Every certificate there is, authorities first. Raises PbxctlError for an unreadable."""
+        return [
+            Kept(authority, path.stem, _read_certificate(path))
+            for authority in AUTHORITIES
+            for path in sorted(
+                (self.folder / authority).glob("*.pem"), key=lambda p: (p.stem != "ca", p.stem)
+            )
+        ]
+
+    def renew(
+        self, asked: Collection[Wanted], now: dt.datetime, *, force: bool = False
+    ) -> list[Wanted]:
+        """Makes what is missing, is due, or no longer fits; answers what it made.
+
+        An authority is made only where its folder has no certificate at all. A certificate whose
+        authority's key is not here is left as it is; UsageError when it is missing or forced.
+        """
+        made = []
+        with self._locked():
+            authorities = {name: self._authority(name, now) for name in AUTHORITIES}
+            for want in asked:
+                if not force and self._fits(want, now):
+                    continue
+                authority = authorities[want.authority]
+                if authority is None:
+                    if not force and self.certificate(want.authority, want.name).exists():
+                        continue
+                    raise UsageError(
+                        f"{want.authority}/{want.name} cannot be signed: "
+                        f"{self.key(want.authority, 'ca')} is not here",
+                        hint="put a certificate made elsewhere into that folder, or the key",
+                    )
+                pair = issue(
+                    authority, want.name, want.addresses, now,
+                    days=PERSON_DAYS if want.authority == "people" else MACHINE_DAYS,
+                    server=want.server, client=want.client,
+                )  # fmt: skip
+                self._keep(want.authority, want.name, pair)
+                made.append(want)
+        return made
+
+    def revoke(self, authority: AuthorityName, name: str, now: dt.datetime) -> None:
+        """Puts it on the authority's list and removes its files. NotFound when there is none."""
+        path = self.certificate(authority, name)
+        if not path.exists() or name == "ca":
+            raise NotFound(f"there is no certificate {authority}/{name}", hint="pbxctl pki list")
+        with self._locked():
+            signer = self._authority(authority, now)
+            if signer is None:
+                raise UsageError(
+                    f"the list cannot be signed: {self.key(authority, 'ca')} is not here",
+                    hint="revoke it where the authority's key is",
+                )
+            listed = self.revoked(authority)
+            before = x509.load_pem_x509_crl(listed.read_bytes()) if listed.exists() else None
+            serial = _read_certificate(path).serial_number
+            _replace(listed, revocations(signer, serial, before, now), 0o644)
+            path.unlink()
+            self.key(authority, name).unlink(missing_ok=True)
+
+    def _authority(self, name: AuthorityName, now: dt.datetime) -> Pair | None:
+        path, key = self.ca(name), self.key(name, "ca")
+        if not path.exists():
+            if key.exists():
+                raise PbxctlError(f"{key} is there, but not {path}", hint="put it back")
+            pair = make_authority(self._fleet, name, now)
+            self._keep(name, "ca", pair)
+            return pair
+        if not key.exists():
+            return None
+        return Pair(_read_certificate(path), _read_key(key))
+
+    def _fits(self, want: Wanted, now: dt.datetime) -> bool:
+        path = self.certificate(want.authority, want.name)
+        if not path.exists() or not self.key(want.authority, want.name).exists():
+            return False
+        certificate = _read_certificate(path)
+        if is_due(certificate, now):
+            return False
+        try:
+            extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+            named = list(extension.value)
+        except x509.ExtensionNotFound:
+            named = []
+        return set(alternative_names(want.addresses)) <= set(named)
+
+    def _keep(self, authority: AuthorityName, name: str, pair: Pair) -> None:
+        _replace(self.key(authority, name), pair.key_pem(), 0o600)
+        _replace(self.certificate(authority, name), pair.certificate_pem(), 0o644)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Two stewards, or a steward and an operator, must not both make an authority."""
+        try:
+            for folder in (self.folder, *(self.folder / name for name in AUTHORITIES)):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise PbxctlError(
+                f"{error.filename or self.folder} cannot be written: {error.strerror}",
+                hint="run as the owner of that folder, or set pki.folder",
+            ) from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+
+def open_store(config: Config) -> Store:
+    return Store(config.path(config.pki.folder), config.fleet)
+
+
+def renew_due(config: Config, now: dt.datetime) -> list[Wanted]:
+    """Makes and renews what the config's machines need; answers what was made."""
+    return open_store(config).renew(wanted(config), now)
+
+
+def person(name: str) -> Wanted:
+    """An operator's certificate. UsageError when nobody can be called so."""
+    if not 0 < len(name) <= _NAME_MAX or name == "ca" or not name.isascii():
+        raise UsageError(f"{name!r} is no name", hint=f"1 to {_NAME_MAX} letters and digits")
+    if not all(c.isalnum() or c in "._-@" for c in name) or name.startswith("."):
+        raise UsageError(f"{name!r} is no name", hint="letters, digits and . _ - @")
+    return Wanted("people", name)
+
+
+def _read_certificate(path: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise PbxctlError(
+            f"{path} is no certificate: {error}", hint="PEM; remove it to have a new one made"
+        ) from error
+
+
+def _read_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), None)
+    except (OSError, ValueError, TypeError) as error:
+        raise PbxctlError(f"{path} is no key: {error}", hint="PEM, without a password") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise PbxctlError(f"{path} is no elliptic-curve key", hint="P-256 is what all parts take")
+    return key
+
+
+def _replace(path: Path, content: bytes, mode: int) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

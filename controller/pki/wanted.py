@@ -1,0 +1,64 @@
+"""Which certificates a config needs, and what stands in each."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import urlsplit
+
+from controller.config import Config, split_address
+
+AuthorityName = Literal["sip", "control", "people"]
+AUTHORITIES: tuple[AuthorityName, ...] = ("sip", "control", "people")
+#: roles that speak to others; those with a server of their own have it in `wanted`
+ROLES = ("driver", "steward", "gate", "agent", "vault")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """name: common name and file name, unique within its authority. addresses: IPs, DNS names."""
+
+    authority: AuthorityName
+    name: str
+    addresses: tuple[str, ...] = ()
+    server: bool = False
+    client: bool = True
+
+
+def control_name(node: str) -> str:
+    """The name of a node's certificate for its control link; no role can be called so."""
+    return f"node-{node}"
+
+
+def wanted(config: Config) -> list[Wanted]:
+    """Every certificate of the fleet's machines; those of people are issued one by one."""
+    found = []
+    for name, member in (*config.nodes.items(), *config.edges.items()):
+        found.append(Wanted("sip", name, (_host(member.sip), *member.names), server=True))
+    for name, node in config.nodes.items():
+        found.append(Wanted("control", control_name(name), (_host(node.control),), True, False))
+    gate = () if config.gate.listen == "unix" else (_host(config.gate.listen),)
+    for role in ROLES:
+        addresses = (*gate, *config.gate.names) if role == "gate" else ()
+        found.append(Wanted("control", role, _named(addresses), server=bool(addresses)))
+    redis = urlsplit(config.redis.url or "")
+    if redis.hostname:
+        found.append(Wanted("control", "redis", (redis.hostname,), server=True, client=False))
+    return found
+
+
+def _host(address: str) -> str:
+    return split_address(address)[0]
+
+
+def _named(addresses: tuple[str, ...]) -> tuple[str, ...]:
+    """Without "every address", which nobody can dial."""
+    return tuple(a for a in addresses if not _is_any(a))
+
+
+def _is_any(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_unspecified
+    except ValueError:
+        return False
