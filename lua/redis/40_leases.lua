@@ -133,7 +133,11 @@ redis.register_function('forget', function(keys, args)
       redis.call('SREM', P .. ':full:' .. region, name)
     end
     redis.call('SREM', P .. ':nodes', name)
-    for _, kind in ipairs({ 'node', 'live', 'resv', 'lease', 'commands', 'running' }) do
+    for _, phone in ipairs(redis.call('HKEYS', P .. ':regs:' .. name)) do
+      redis.call('ZREM', P .. ':at:' .. phone, name)
+    end
+    redis.call('HDEL', P .. ':phoneack', name)
+    for _, kind in ipairs({ 'node', 'live', 'resv', 'lease', 'commands', 'running', 'regs' }) do
       redis.call('DEL', P .. ':' .. kind .. ':' .. name)
     end
   end
