@@ -104,7 +104,9 @@ def _uas(lab: Lab, name: str) -> tuple[Program, str]:
     argv = ["chroot", str(lab.run.root), "sipp", "-sf", str(lab.run.inside(scenario))]
     argv += ["-i", address, "-p", "5060", "-nostdin", "-aa", "-nd"]
     started = time.monotonic()
-    return lab.program(name, argv, ready=lambda: time.monotonic() - started > 0.5), f"{address}:5060"
+    return lab.program(
+        name, argv, ready=lambda: time.monotonic() - started > 0.5
+    ), f"{address}:5060"
 
 
 def _config(lab: Lab, server: Redis, nodes: dict[str, str]) -> Config:
@@ -173,11 +175,15 @@ def run(*, quick: bool) -> Report:
                     seen[name].append(_window(lab, edge, sip, counted, calls))
     a, b, c = seen["ours"], seen["alg10"], seen["ours_with_events"]
     figures = [
-        Figure("cpu_ratio", _ratio(a, b), "Kamailio + Redis, ours, over Kamailio, alg 10", "≤ 1.25"),
+        Figure(
+            "cpu_ratio", _ratio(a, b), "Kamailio + Redis, ours, over Kamailio, alg 10", "≤ 1.25"
+        ),
         Figure("cpu_ratio_with_events", _ratio(c, b), "the same with what the events cost Redis"),
         Figure("kamailio_us", middle([w.kamailio_us for w in a]), "Kamailio's CPU a call, ours"),
         Figure("redis_us", middle([w.redis_us for w in a]), "Redis's CPU a call, beats included"),
-        Figure("redis_with_events_us", middle([w.redis_us for w in c]), "with the events of the call"),
+        Figure(
+            "redis_with_events_us", middle([w.redis_us for w in c]), "with the events of the call"
+        ),
         Figure("alg10_kamailio_us", middle([w.kamailio_us for w in b]), "Kamailio's, alg 10"),
     ]
     for name, windows in seen.items():

@@ -43,10 +43,16 @@ _ON_REPLY = """    if (is_method("INVITE")) {
 def with_alg10(text: str) -> str:
     """The rendered kamailio.cfg with algorithm 10 in the place of Redis. Raises ValueError when the
     template has changed so much that this no longer knows where to cut."""
-    text = _cut(text, r'^(loadmodule "ndb_redis|modparam\("ndb_redis|include_file "pbxctl-redis)[^\n]*\n', "")
+    text = _cut(
+        text,
+        r'^(loadmodule "ndb_redis|modparam\("ndb_redis|include_file "pbxctl-redis)[^\n]*\n',
+        "",
+    )
     text = _cut(text, r"^route\[PLACE\] \{.*?^\}\n", _PLACE)
     text = _cut(text, r"^route\[ASK\] \{.*?^\}\n", "")
-    text = _cut(text, r"^(route\[IN_DIALOGUE\] \{\n)", r'\1    if (is_method("BYE")) ds_load_update();\n')
+    text = _cut(
+        text, r"^(route\[IN_DIALOGUE\] \{\n)", r'\1    if (is_method("BYE")) ds_load_update();\n'
+    )
     text = _cut(text, r'^(    if \(is_method\("CANCEL"\)\) \{\n)', r"\1        ds_load_update();\n")
     text = _cut(text, r"^(onreply_route\[FROM_NODE\] \{\n)", r"\1" + _ON_REPLY)
     return _cut(

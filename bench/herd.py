@@ -139,9 +139,7 @@ def run(*, quick: bool) -> Report:
         settings = {"edges": edges, "placement": {"reservation_s": 5, "ramp_s": RAMP_S}}
         seen: dict[str, Outcome] = {}
         regions = dict.fromkeys(nodes, "east")
-        with LabFleet(
-            lab, regions, lab.redis(), calls_max=CALLS_MAX, settings=settings
-        ) as fleet:
+        with LabFleet(lab, regions, lab.redis(), calls_max=CALLS_MAX, settings=settings) as fleet:
             fleet.start("driver")
             until(lambda: len(fleet.views()) == NODES, 20, "the nodes are known")
             until(lambda: all(v.reason in ("", "ramping up") for v in fleet.views().values()), 20,
@@ -160,7 +158,9 @@ def run(*, quick: bool) -> Report:
     for name, got in seen.items():
         p = "" if name == "ours" else f"{name}_"
         figures += [
-            Figure(f"{p}share_of_fair", got.share, f"{name}: calls in its first 10 s over a fair part"),
+            Figure(
+                f"{p}share_of_fair", got.share, f"{name}: calls in its first 10 s over a fair part"
+            ),
             Figure(f"{p}refused", got.refused, f"{name}: calls not answered in the whole run"),
             Figure(f"{p}most_over_mean", got.most_over_mean, f"{name}: the worst in these 10 s"),
             Figure(f"{p}slow_calls", got.slow, f"{name}: answered, but after more than 1 s"),

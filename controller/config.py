@@ -46,6 +46,8 @@ class NodeConfig(Strict, frozen=True):
     control_from: networks from which drivers may log in to the PBX. names: DNS names that phones
     and peers dial it by, for its certificate. event_socket: where a FreeSWITCH whose control link
     is TLS listens itself, on loopback; stunnel listens on `control` then.
+    folder: where the PBX reads its pbxctl-* files, on its own machine; unset, rendered/NODE in
+    state_dir. `pbxctl render` and the node's agent write there.
     """
 
     kind: Kind
@@ -64,6 +66,7 @@ class NodeConfig(Strict, frozen=True):
     control_from: tuple[str, ...] = ("127.0.0.0/8",)
     names: tuple[str, ...] = ()
     event_socket: str = "127.0.0.1:8021"
+    folder: str | None = None
 
 
 class EdgeConfig(Strict, frozen=True):
@@ -194,6 +197,30 @@ class AgentConfig(Strict, frozen=True):
     fallback_calls_per_node: Count = 20
 
 
+class PhonesConfig(Strict, frozen=True):
+    """How phones log in.
+
+    realm: what digests are made for; unset, the fleet's name. Another realm makes every password
+    invalid. domain: the name that phones find by DNS (`pbxctl phones dns` prints its records);
+    unset, a phone's file lists node addresses. register_s: how long a registration lasts, which
+    is also how long a phone may take to notice that its node has died.
+    """
+
+    realm: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")] | None = None
+    domain: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9.-]{0,252}$")] | None = None
+    register_s: Annotated[int, Meta(ge=10, le=7200)] = 60
+
+
+class RecordsConfig(Strict, frozen=True):
+    """url: of PostgreSQL, as postgresql://user@host/base; unset, records.db in state_dir.
+
+    password_file: PostgreSQL's password, which must not stand in the url.
+    """
+
+    url: str | None = None
+    password_file: str | None = None
+
+
 class Config(Strict, frozen=True):
     fleet: Name
     nodes: dict[str, NodeConfig]
@@ -207,6 +234,8 @@ class Config(Strict, frozen=True):
     gate: GateConfig = GateConfig()
     metrics: MetricsConfig = MetricsConfig()
     agent: AgentConfig = AgentConfig()
+    phones: PhonesConfig = PhonesConfig()
+    records: RecordsConfig = RecordsConfig()
     state_dir: str = "/var/lib/pbxctl"
     #: where the file was; not a key of the file
     source: str = ""
@@ -214,6 +243,10 @@ class Config(Strict, frozen=True):
     def path(self, relative: str) -> Path:
         """A path of the file, against the file's own folder."""
         return Path(self.source).parent / relative
+
+    @property
+    def realm(self) -> str:
+        return self.phones.realm or self.fleet
 
     @property
     def state_path(self) -> Path:

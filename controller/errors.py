@@ -7,7 +7,8 @@
     ├── Unreachable            3  something we need does not answer
     │   ├── LinkLost           3  the control link to a node closed, broke or fell silent
     │   ├── DeadlineExceeded   3  no answer within the deadline; the effect is unknown
-    │   └── FleetUnreachable   3  Redis does not answer, or has no function library
+    │   ├── FleetUnreachable   3  Redis does not answer, or has no function library
+    │   └── RecordsUnreachable 3  SQL does not answer, or cannot write
     └── Refused                4  the other side understood, and said no
         ├── LoginRefused       4  wrong user, password or address list
         ├── CommandRefused     4  the PBX answered -ERR or Response: Error
@@ -15,7 +16,8 @@
         └── ProtocolViolation  4  bytes that no honest PBX sends (size caps, broken framing)
 
 Errors of libraries are translated at one border each: pbx/esl.py (greenswitch, gevent),
-pbx/ami.py (panoramisk), fleet/functions.py (redis), api/client.py (http.client).
+pbx/ami.py (panoramisk), fleet/functions.py (redis), api/client.py (http.client),
+records/database.py (sqlalchemy).
 """
 
 from __future__ import annotations
@@ -64,6 +66,10 @@ class DeadlineExceeded(Unreachable):
 
 
 class FleetUnreachable(Unreachable):
+    pass
+
+
+class RecordsUnreachable(Unreachable):
     pass
 
 

@@ -39,6 +39,13 @@ class Priority(StrEnum):
     HIGH = "high"
 
 
+class MediaPolicy(StrEnum):
+    """What happens to a call whose media is not encrypted: hung up, or passed with an alarm."""
+
+    REQUIRE = "require"
+    PREFER = "prefer"
+
+
 class CallStarted(msgspec.Struct, frozen=True, tag=True):
     """A call has its first leg on the node.
 
@@ -95,7 +102,37 @@ class EventsLost(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
-NodeEvent = CallStarted | CallPlaced | CallAnswered | CallEnded | LoadSample | EventsLost
+class PhoneRegistered(msgspec.Struct, frozen=True, tag=True):
+    """A phone is registered on the node, or renewed that. Hostile text, at most 128 characters.
+
+    contact: its URI. expires_s: how long from now; 0 when the event does not tell, then `phones`
+    of the driver does. transport: udp, tcp, tls, or "" when not told.
+    """
+
+    name: str
+    contact: str
+    expires_s: float = 0.0
+    user_agent: str = ""
+    transport: str = ""
+
+
+class PhoneGone(msgspec.Struct, frozen=True, tag=True):
+    """The phone's registration under this contact ended, or the phone does not answer there."""
+
+    name: str
+    contact: str
+
+
+NodeEvent = (
+    CallStarted
+    | CallPlaced
+    | CallAnswered
+    | CallEnded
+    | LoadSample
+    | EventsLost
+    | PhoneRegistered
+    | PhoneGone
+)
 
 
 class CallTruth(msgspec.Struct, frozen=True):

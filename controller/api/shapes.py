@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from controller.fleet.state import CallRecord, NodeView
-from controller.model import Priority, Want
+from controller.model import MediaPolicy, Priority, Want
 
 Text = Annotated[str, Meta(max_length=256)]
 
@@ -145,6 +145,75 @@ class FleetView(msgspec.Struct, frozen=True):
     drivers: list[str]
     nodes: list[NodeView]
     counters: dict[str, int]
+
+
+class PhoneAddAsk(Ask, frozen=True, kw_only=True):
+    """display: any text; phones and PBXs see what render/phones.py leaves of it."""
+
+    name: Text
+    region: Text = ""
+    display: str = ""
+    policy: MediaPolicy = MediaPolicy.REQUIRE
+
+
+class PhonePlace(msgspec.Struct, frozen=True):
+    """Where a phone is registered. Times are ms of Redis TIME."""
+
+    node: str
+    contact: str
+    transport: str
+    user_agent: str
+    since_ms: int
+    ends_ms: int
+
+
+class PendingNode(msgspec.Struct, frozen=True):
+    """A node whose PBX does not run on the phone's last change yet; why, where that is known."""
+
+    node: str
+    problem: str
+
+
+class PhoneView(msgspec.Struct, frozen=True):
+    """One phone. state: ready, pending (some node lacks its last change), removing. at: the latest
+    registration first. Times are ms since 1970, 0 for never."""
+
+    name: str
+    display: str
+    region: str
+    policy: MediaPolicy
+    state: str
+    pending: list[PendingNode]
+    at: list[PhonePlace]
+    created_ms: int
+    rotated_ms: int
+
+
+class Phones(msgspec.Struct, frozen=True):
+    """now_ms: Redis TIME."""
+
+    phones: list[PhoneView]
+    now_ms: int
+
+
+class PhoneCredentials(msgspec.Struct, frozen=True):
+    """Shown once. uri: what the QR code says; files: relative path to text. All hold the password.
+
+    With dry_run the password is "" and no file is made.
+    """
+
+    phone: PhoneView
+    dry_run: bool
+    realm: str
+    password: str = ""
+    uri: str = ""
+    files: dict[str, str] = {}
+
+
+class PhoneZone(msgspec.Struct, frozen=True):
+    """DNS records in zone-file form."""
+
+    zone: str
 
 
 class ErrorBody(msgspec.Struct, frozen=True):

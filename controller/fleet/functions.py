@@ -103,7 +103,8 @@ class Fleet:
     async def close(self) -> None:
         await self.client.aclose()
 
-    async def _call(self, function: str, *args: str | bytes | int | float) -> Any:
+    async def call_function(self, function: str, *args: str | bytes | int | float) -> Any:
+        """One function of the library, for the nouns that have a door of their own (phones.py)."""
         try:
             return await self._once(function, *args)
         except ResponseError as error:
@@ -141,7 +142,7 @@ class Fleet:
 
     async def set_policy(self, policy: dict[str, Any], *, replace: bool = True) -> None:
         """Sets what placement goes by; with replace=False only where there is none yet."""
-        await self._call("policy", _pack(policy), int(replace))
+        await self.call_function("policy", _pack(policy), int(replace))
 
     async def route(
         self,
@@ -155,7 +156,7 @@ class Fleet:
         dry: bool = False,
     ) -> Verdict:
         """Places one call, or says why not; see `route` in lua/redis/20_route.lua."""
-        reply = await self._call(
+        reply = await self.call_function(
             "route_dry" if dry else "route", call_id, region, caller, callee, priority, failed
         )
         verdict, node, address, placement, cause, after, service, reason = (
@@ -166,63 +167,94 @@ class Fleet:
         return Rejected(int(cause), int(after), reason, verdict == "blind")
 
     async def nodes(self) -> list[NodeView]:
-        return _nodes.decode(await self._call("nodes"))
+        return _nodes.decode(await self.call_function("nodes"))
 
     async def call(self, call_id: str) -> CallRecord | None:
         """A call's record, by call id or placement, up to 15 minutes after its end."""
-        raw = await self._call("call", call_id)
+        raw = await self.call_function("call", call_id)
         return _call.decode(raw) if raw else None
 
     async def calls(self, node: str, limit: int = 1000) -> list[CallRecord]:
-        return [_call.decode(raw) for raw in await self._call("calls", node, limit)]
+        return [_call.decode(raw) for raw in await self.call_function("calls", node, limit)]
 
     async def stats(self) -> dict[str, int]:
         """Counters since Redis has its data: place:REGION, spill:REGION, reject:WHY."""
         flat = await self._call("stats")
         return {k.decode(): int(v) for k, v in zip(flat[::2], flat[1::2], strict=True)}
 
+    async def read_hash(self, key: str) -> dict[bytes, bytes]:
+        """A hash of the fleet, key without the prefix."""
+        try:
+            raw: dict[Any, Any] = await self.client.hgetall(f"{self._prefix}:{key}")
+        except (RedisError, OSError) as error:
+            raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
+        return raw
+
+    async def write_hash(self, key: str, field: str, value: bytes) -> None:
+        try:
+            await self.client.hset(f"{self._prefix}:{key}", field, value)
+        except (RedisError, OSError) as error:
+            raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
+
+    async def presence(self) -> Presence:
+        """Who works for the fleet right now, and what Redis says of itself."""
+        try:
+            pipe = self.client.pipeline(transaction=False)
+            pipe.time()
+            pipe.hmget(f"{self._prefix}:lease:@steward", "owner", "ends")
+            pipe.zrange(f"{self._prefix}:drivers", 0, -1, withscores=True)
+            (s, us), (owner, ends), drivers = await pipe.execute()
+        except (RedisError, OSError) as error:
+            raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
+        now_ms = s * 1000 + us // 1000
+        leads = owner is not None and int(ends or 0) > now_ms
+        alive = tuple(sorted(name.decode() for name, until in drivers if until > now_ms))
+        return Presence(now_ms, owner.decode() if leads else "", alive)
+
     async def claim(self, owner: str, ttl_ms: int, nodes: Iterable[str]) -> list[Lease]:
         """Renews and takes leases up to the owner's even share; what is absent is not held."""
-        flat = [part.decode() for part in await self._call("claim", owner, ttl_ms, *nodes)]
+        flat = [part.decode() for part in await self.call_function("claim", owner, ttl_ms, *nodes)]
         return [Lease(*pair) for pair in zip(flat[::2], flat[1::2], strict=True)]
 
     async def release(self, owner: str, nodes: Iterable[str]) -> None:
-        await self._call("release", owner, *nodes)
+        await self.call_function("release", owner, *nodes)
 
     async def lead(self, what: str, owner: str, ttl_ms: int) -> str | None:
         """Takes or renews the leader's lease; None while another leads."""
-        epoch = await self._call("lead", what, owner, ttl_ms)
+        epoch = await self.call_function("lead", what, owner, ttl_ms)
         return epoch.decode() if epoch else None
 
     async def register(self, lease: Lease, facts: dict[str, Any]) -> None:
-        await self._call("register", lease.node, lease.epoch, _pack(facts))
+        await self.call_function("register", lease.node, lease.epoch, _pack(facts))
 
     async def forget(self, nodes: Iterable[str]) -> None:
-        await self._call("forget", *nodes)
+        await self.call_function("forget", *nodes)
 
     async def beat(self, lease: Lease, beat: Beat) -> tuple[str, int]:
         """Tells a node's health; answers what the operator wants and how many commands wait."""
-        want, waiting = await self._call("beat", lease.node, lease.epoch, _pack(beat))
+        want, waiting = await self.call_function("beat", lease.node, lease.epoch, _pack(beat))
         return want.decode(), waiting
 
     async def events(self, lease: Lease, events: Sequence[NodeEvent]) -> None:
         packed = [p for p in map(_packed_event, events) if p]
         if packed:
-            await self._call("events", lease.node, lease.epoch, _pack(packed))
+            await self.call_function("events", lease.node, lease.epoch, _pack(packed))
 
     async def reconcile(self, lease: Lease, truth: Iterable[CallTruth]) -> tuple[int, int]:
         """Makes the live set equal the node's own list; answers how many it added, removed."""
         packed = [_packed_call(c) | {"answered": c.answered} for c in truth]
-        added, removed = await self._call("reconcile", lease.node, lease.epoch, _pack(packed))
+        added, removed = await self.call_function(
+            "reconcile", lease.node, lease.epoch, _pack(packed)
+        )
         return added, removed
 
     async def want(self, node: str, state: str) -> str | None:
         """Sets what the operator wants of a node; answers the former, None if unknown."""
-        before = await self._call("want", node, state)
+        before = await self.call_function("want", node, state)
         return before.decode() if before else None
 
     async def command(self, node: str, command_id: str, body: bytes, repeatable: bool) -> None:
-        await self._call("command", node, command_id, body, int(repeatable))
+        await self.call_function("command", node, command_id, body, int(repeatable))
 
     async def cancel(self, node: str, command_id: str) -> bool:
         """Takes a command back that no driver has begun. False: one has, or it is done."""
@@ -233,11 +265,11 @@ class Fleet:
             raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
 
     async def take(self, lease: Lease) -> Command | None:
-        reply = await self._call("take", lease.node, lease.epoch)
+        reply = await self.call_function("take", lease.node, lease.epoch)
         return Command(reply[0].decode(), reply[1]) if reply else None
 
     async def done(self, lease: Lease, command_id: str, result: bytes) -> None:
-        await self._call("done", lease.node, lease.epoch, command_id, result)
+        await self.call_function("done", lease.node, lease.epoch, command_id, result)
 
     async def result(self, command_id: str, within_s: float) -> bytes | None:
         """A command's result (JSON), or None when there is none in time. Reads it once."""
@@ -254,7 +286,7 @@ class Fleet:
 
     async def host_report(self, node: str, cpu: float, load1: float) -> None:
         """An agent's word on its host. cpu: busy share, 0 to 1."""
-        await self._call("host", node, f"{cpu:.4f}", f"{load1:.2f}")
+        await self.call_function("host", node, f"{cpu:.4f}", f"{load1:.2f}")
 
 
 def _translated(error: ResponseError) -> Exception:

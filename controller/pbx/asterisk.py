@@ -17,12 +17,13 @@ What Asterisk must be told (manager.conf; the least that the driver needs):
     eventfilter(action(include),name(BridgeEnter)) =
     eventfilter(action(include),name(BridgeLeave)) =
     eventfilter(action(include),name(OriginateResponse)) =
+    eventfilter(action(include),name(ContactStatus)) =
     eventfilter(action(include),name(VarSet),header(Variable),method(exact)) = PBXCTL_PLACEMENT
 
-read: system brings FullyBooted, call the channels, dialplan VarSet. write: reporting is for
-CoreSettings, CoreShowChannels and Getvar, call for Hangup, originate for Originate, system for
-PJSIPSetMaintenance (drain) and Reload. Without `system` everything else works and drain and
-reload raise CommandRefused. `command` and `config` are not wanted: each can mean a shell.
+read: system brings FullyBooted and ContactStatus, call the channels, dialplan VarSet. write:
+reporting is for CoreSettings, CoreShowChannels and Getvar, call for Hangup, originate for
+Originate, system for PJSIPSetMaintenance (drain), PJSIPShowContacts and Reload. Without `system`
+everything else works and drain, phones and reload raise CommandRefused. `command` and `config` are not wanted: each can mean a shell.
 
 The dialplan sets PBXCTL_PLACEMENT from X-Pbxctl-Placement as its first step on calls of trunk
 peers, and on no other.
@@ -51,8 +52,10 @@ from controller.model import (
     NodeEvent,
     NodeFacts,
     OriginateRequest,
+    PhoneRegistered,
     Security,
 )
+from controller.pbx import asterisk_phones
 from controller.pbx.ami import CONNECT_DEADLINE_S, Link
 from controller.pbx.ami_message import Received
 from controller.pbx.asterisk_calls import (
@@ -116,6 +119,7 @@ class AsteriskDriver(Driver):
     async def connect(self) -> NodeFacts:
         for name in CALL_EVENTS:
             self._link.register_event(name, self._on_call_event)
+        self._link.register_event("ContactStatus", self._on_contact)
         self._link.register_event("FullyBooted", self._on_booted)
         self._link.register_event("OriginateResponse", self._on_originate_response)
         try:
@@ -178,6 +182,22 @@ class AsteriskDriver(Driver):
             if len(calls) % CALLS_AT_ONCE == 0:
                 await asyncio.sleep(0)
         return calls
+
+    async def phones(self) -> Sequence[PhoneRegistered]:
+        found: dict[str, PhoneRegistered] = {}
+
+        def on_row(row: Received) -> None:
+            phone = asterisk_phones.listed(row, time.time())
+            # one row a phone: a contact that is being replaced may still be listed
+            if phone and (phone.name not in found or found[phone.name].expires_s < phone.expires_s):
+                found[phone.name] = phone
+
+        try:
+            await self._link.ask_list("PJSIPShowContacts", "ContactList", on_row)
+        except CommandRefused as error:
+            if "no contacts found" not in error.message.lower():
+                raise
+        return list(found.values())
 
     async def originate(self, request: OriginateRequest) -> str:
         if not PLACEMENT_ID.fullmatch(request.placement):
@@ -267,6 +287,11 @@ class AsteriskDriver(Driver):
             accepted = self._originating.get(event.headers.get("Uniqueid", ""))
             if accepted is not None and not accepted.done():
                 accepted.set_result(None)
+
+    def _on_contact(self, _: Link, event: Received) -> None:
+        phone = asterisk_phones.status(event)
+        if phone is not None:
+            self._tell([phone])
 
     def _on_booted(self, _: Link, event: Received) -> None:
         uptime = event.headers.get("Uptime", "")

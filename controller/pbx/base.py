@@ -18,6 +18,9 @@ What every driver guarantees
     hostility   bytes from the PBX are split first and decoded after, value by value. Sizes are
                 capped. A bad event is counted and dropped; only broken framing costs the link.
     injection   no value with CR, LF or NUL goes out: UsageError before a byte is sent.
+    phones      PhoneRegistered and PhoneGone tell of phones of the fleet by name (PHONE_NAME), in
+                order; a phone has one contact a node, so a new one replaces the old. What is told
+                late or not at all, `phones` mends.
     silence     `watch` ends with LinkLost when the link is gone; it never just stops.
 
 What may fail: any method may raise LinkLost, DeadlineExceeded (the effect of the command is then
@@ -26,6 +29,7 @@ unknown) or ProtocolViolation. connect may raise LoginRefused, which is final: d
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 
@@ -34,12 +38,16 @@ from controller.model import (
     NodeEvent,
     NodeFacts,
     OriginateRequest,
+    PhoneRegistered,
     Security,
 )
 
 PING_INTERVAL_S = 0.4
 COMMAND_DEADLINE_S = 5.0
 VALUE_MAX_CHARS = 128  # what of a caller's text goes on; longer is cut, not refused
+
+#: what a phone of the fleet is called; other registrations on a node are not ours to tell of
+PHONE_NAME = re.compile(r"(?!pbxctl)[a-z0-9][a-z0-9._-]{0,31}")
 
 
 class Driver(ABC):
@@ -70,6 +78,10 @@ class Driver(ABC):
     @abstractmethod
     async def truth(self) -> Sequence[CallTruth]:
         """The node's own list of calls, one row a call. Events go on while it is taken."""
+
+    @abstractmethod
+    async def phones(self) -> Sequence[PhoneRegistered]:
+        """The node's own list of phones that are registered and answer, one row a phone."""
 
     @abstractmethod
     async def originate(self, request: OriginateRequest) -> str:

@@ -32,8 +32,10 @@ from controller.model import (
     NodeEvent,
     NodeFacts,
     OriginateRequest,
+    PhoneRegistered,
     Security,
 )
+from controller.pbx import freeswitch_phones
 from controller.pbx import freeswitch_text as text
 from controller.pbx.base import COMMAND_DEADLINE_S, PING_INTERVAL_S, Driver
 from controller.pbx.esl import EslLink, Job
@@ -95,6 +97,10 @@ class FreeSwitchDriver(Driver):
     async def truth(self) -> Sequence[CallTruth]:
         return await self._hub.run(self._green_truth)
 
+    async def phones(self) -> Sequence[PhoneRegistered]:
+        listed = await self._hub.run(self._link.order, "show registrations as json")
+        return freeswitch_phones.listed(listed, time.time())
+
     async def originate(self, request: OriginateRequest) -> str:
         leg = str(uuid.uuid4())
         command = text.originate(request, leg)
@@ -151,6 +157,9 @@ class FreeSwitchDriver(Driver):
             name = event.get("Event-Name")
             if name == "HEARTBEAT":
                 out.append(self._calls.load(event, time.monotonic()))
+                continue
+            if name == "CUSTOM":
+                out += freeswitch_phones.told(event)
                 continue
             out += self._calls.take(event)
             if name == "CHANNEL_CREATE":

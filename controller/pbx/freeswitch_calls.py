@@ -41,7 +41,9 @@ from controller.pbx.esl_frames import EslEvent
 
 EVENTS = (
     "CHANNEL_CREATE CHANNEL_PROGRESS CHANNEL_PROGRESS_MEDIA CHANNEL_ANSWER CHANNEL_BRIDGE "
-    "CHANNEL_UUID CHANNEL_DESTROY HEARTBEAT BACKGROUND_JOB"
+    "CHANNEL_UUID CHANNEL_DESTROY HEARTBEAT BACKGROUND_JOB "
+    # subclasses of CUSTOM, which must come last
+    "CUSTOM sofia::register sofia::unregister sofia::expire"
 )
 _ENDED_KEPT = 20_000  # ids of legs gone, so that nothing repeated brings them back
 _PLACEMENT = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)

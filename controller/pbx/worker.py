@@ -50,6 +50,7 @@ from controller.pbx.worker_metrics import (
     LOGIN_REFUSED,
     WORDS_LOST,
 )
+from controller.pbx.worker_phones import Registrations
 
 BEAT_S = 0.4
 COMPARE_S = 5.0
@@ -85,6 +86,7 @@ class Worker:
         self._owner = owner
         self._new_driver = new_driver
         self._live = LiveSet()
+        self._phones = Registrations(fleet, lease.node)
         self._driver: Driver | None = None
         self._facts: NodeFacts | None = None
         self._load = LoadSample()
@@ -171,6 +173,7 @@ class Worker:
                 group.create_task(self._compares(driver))
                 group.create_task(self._probes())
                 group.create_task(self._commands(driver))
+                group.create_task(self._phones.watch(driver))
         except BaseExceptionGroup as errors:
             # One task's end ends the connection; the first reason is the one to tell.
             raise errors.exceptions[0] from None
@@ -190,6 +193,7 @@ class Worker:
 
     async def _word(self, beat: Beat) -> int:
         """One beat; how many commands wait. Redis away or the lease lost: 0, and out of step."""
+        self._phones.renew(self.lease)
         if self.lease is None:
             return 0
         try:
@@ -235,6 +239,7 @@ class Worker:
                         EVENTS_LOST.labels(self.name).inc(event.count)
                         self._out_of_step()
                 await self._write_events(batch)
+            self._phones.take(batch)
         raise LinkLost("the driver's stream of events ended")
 
     async def _write_events(self, batch: Sequence[NodeEvent]) -> None:

@@ -20,6 +20,7 @@ from controller.fleet.keys import prefix
 from controller.model import Kind
 from controller.pki.store import open_store
 from controller.pki.wanted import control_name
+from controller.render.phones import phones_file, phones_path
 from controller.render.templates import Secret, fill
 
 #: what an edge's dialplan waits for its agent beyond the agent's own deadline
@@ -46,6 +47,9 @@ class Rendered:
 
 def folder_of(config: Config, name: str) -> Path:
     """Where the files of a node or edge go unless the operator says otherwise."""
+    node = config.nodes.get(name)
+    if node and node.folder:
+        return config.path(node.folder)
     return config.state_path / "rendered" / name
 
 
@@ -125,7 +129,7 @@ def asterisk_files(config: Config, name: str, password: Secret, folder: Path) ->
     files |= {path: File(fill(f"asterisk/{path}.j2", values), keep=True) for path in yours}
     manager = "pbxctl-manager.conf"
     files[manager] = File(fill(f"asterisk/{manager}.j2", values), 0o600)
-    return files
+    return files | _no_phones(config, name)
 
 
 def freeswitch_files(config: Config, name: str, password: Secret, folder: Path) -> dict[str, File]:
@@ -139,7 +143,13 @@ def freeswitch_files(config: Config, name: str, password: Secret, folder: Path) 
     if config.nodes[name].edge:
         route = resources.folder("lua") / "freeswitch" / "route.lua"
         files["pbxctl-route.lua"] = File(route.read_text("utf-8"))
-    return files
+    return files | _no_phones(config, name)
+
+
+def _no_phones(config: Config, name: str) -> dict[str, File]:
+    """The file of phones that the agent will fill: the PBX may start before it."""
+    text = phones_file(config, name, [], {})
+    return {str(phones_path(config, name)): File(text, 0o600, keep=True)}
 
 
 def _node_values(config: Config, name: str, password: Secret, folder: Path) -> dict[str, Any]:
@@ -232,10 +242,10 @@ def _pem(config: Config, path: Path) -> str:
 
 
 def _trunk_addresses(config: Config, name: str) -> list[str]:
-    """Who may place calls on the node: every edge, and every other PBX that acts as one."""
+    """Who may place calls on the node: every edge, and every other node for its phones."""
     edges = [edge.sip for edge in config.edges.values()]
-    edges += [node.sip for n, node in config.nodes.items() if node.edge and n != name]
-    return sorted({_address(sip) for sip in edges})
+    nodes = [node.sip for n, node in config.nodes.items() if n != name]
+    return sorted({_address(sip) for sip in (*edges, *nodes)})
 
 
 def _plain_addresses(config: Config, name: str) -> list[str]:

@@ -31,10 +31,19 @@ class Secret:
         return "Secret(…)"
 
 
+@dataclass(frozen=True)
+class Label:
+    """Text that its maker has reduced to what is harmless everywhere: put in as it is."""
+
+    text: str
+
+
 def plain(value: object) -> str:
     """`value` as text that no syntax of ours reads as anything but itself, or UsageError."""
     if isinstance(value, jinja2.Undefined):
         return str(value)  # StrictUndefined: raises, with the name that is missing
+    if isinstance(value, Label):
+        return value.text
     text = value.text if isinstance(value, Secret) else str(value)
     if _PLAIN.fullmatch(text):
         return text
@@ -47,7 +56,7 @@ def plain(value: object) -> str:
 
 @cache
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(  # noqa: S701 - no HTML; `plain` checks each value
+    made = jinja2.Environment(  # noqa: S701 - no HTML; `plain` checks each value
         loader=jinja2.FileSystemLoader(resources.folder("dialplans")),
         undefined=jinja2.StrictUndefined,
         finalize=plain,
@@ -55,6 +64,8 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    made.filters["raw"] = Label  # for a template's own text alone
+    return made
 
 
 def fill(template: str, values: dict[str, Any]) -> str:

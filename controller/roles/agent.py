@@ -1,7 +1,7 @@
 """The agent: beside the PBXs and Kamailio of one machine, for the dialplans on it.
 
-Answers their route questions on loopback, reports the host's load, keeps a snapshot of the fleet
-and the dispatcher list. Redis may be away at any time, also at the start.
+Answers their route questions on loopback, reports the host's load, keeps a snapshot of the fleet,
+the dispatcher list and the PBXs' files of phones. Redis may be away at any time, also at the start.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from controller import metrics
 from controller.agent import snapshots
 from controller.agent.answers import REGISTRY, Answers
 from controller.agent.host_load import busy_share, read_cpu_times, read_load1
+from controller.agent.phones import PhoneFiles
 from controller.config import Config
 from controller.errors import ConfigError, PbxctlError, UsageError
 from controller.fleet.functions import Fleet, connect
@@ -51,6 +52,10 @@ async def run(config: Config, names: Collection[str] | None, stop: asyncio.Event
             loops = [
                 tasks.create_task(_refresh(config, fleet, answers, here)),
                 tasks.create_task(_report(fleet, sorted(here & set(config.nodes)))),
+            ]
+            loops += [
+                tasks.create_task(PhoneFiles(config, fleet, node).run())
+                for node in sorted(here & set(config.nodes))
             ]
             await stop.wait()
             for loop in loops:

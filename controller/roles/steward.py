@@ -1,6 +1,6 @@
 """The steward: of all that run, one leads; it keeps the fleet's data in step with the config.
 
-The leader sets the policy, forgets nodes that left the config, and tells of every change of a
+The leader sets the policy, publishes the phones, forgets nodes that left the config, and tells of every change of a
 node's state, in the log and as a metric. Placement goes on without it.
 """
 
@@ -16,10 +16,11 @@ from prometheus_client import Counter, Gauge
 
 from controller import metrics
 from controller.config import Config
-from controller.errors import FleetUnreachable
+from controller.errors import FleetUnreachable, StaleEpoch
 from controller.fleet.functions import Fleet, connect
 from controller.fleet.state import NodeView
 from controller.model import NodeState
+from controller.roles.phone_publisher import PhonePublisher
 from controller.routing.policy import policy
 
 ROUND_S = 0.5
@@ -44,6 +45,7 @@ async def run(config: Config, stop: asyncio.Event) -> None:
     owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     epoch: str | None = None
     before: dict[str, NodeState] = {}
+    phones = PhonePublisher(config, fleet)
     try:
         while not stop.is_set():
             try:
@@ -54,6 +56,9 @@ async def run(config: Config, stop: asyncio.Event) -> None:
                 epoch = now_epoch
                 if epoch:
                     before = tell_changes(before, await fleet.nodes())
+                    await phones.step(epoch)
+            except StaleEpoch:
+                epoch = None
             except FleetUnreachable as error:
                 if epoch:
                     log.warning("%s", error.message)

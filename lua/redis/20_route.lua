@@ -13,6 +13,8 @@ local TEXT_MAX = 128
 local RESERVED_KEEP_MS = 900000
 local RAMP_RATE_FLOOR = 2
 local PEER_RATE_SHARE = 1.1
+-- Temporarily Unavailable: the phone's own answer, so that no edge tries other nodes for it.
+local SIP_UNAVAILABLE = 480
 
 local function call_key(call_id)
   return string.sub(redis.sha1hex(call_id), 1, 32)
@@ -165,16 +167,44 @@ local function choose(P, pol, now, order, share, tried, dry)
     pick.load, pick.region, pick.live, pick.reserved, pick.calls_max, next_name, next_load, ramps)
 end
 
+-- The node on which the called phone is registered, the latest registration first: with its reason
+-- in words; or nil and why it cannot be called there; or nothing for a number that is no phone
+-- registered anywhere. P:at:PHONE is written by 50_phones.lua.
+local function home(P, pol, now, callee, share, tried, dry)
+  local why
+  local at = redis.call('ZREVRANGE', P .. ':at:' .. callee, 0, CANDIDATES - 1, 'WITHSCORES')
+  for i = 1, #at, 2 do
+    local node = tonumber(at[i + 1]) > now and not tried[at[i]] and read_node(P, at[i])
+    if node then
+      if dry then
+        node.live = redis.call('HLEN', P .. ':live:' .. node.name)
+        node.reserved = redis.call('ZCOUNT', P .. ':resv:' .. node.name, now, '+inf')
+      else
+        count_calls(P, node)
+        expire_reservations(P, node, now)
+      end
+      local reason = unfit(node, pol, now) or not has_room(node, share, now) and 'full'
+      if not reason then
+        return node, string.format(
+          'the phone is registered on %s, calls %d+%d of %d', node.name, node.live, node.reserved,
+          node.calls_max)
+      end
+      why = string.format('the phone is registered on %s, which is %s', node.name, reason)
+    end
+  end
+  return nil, why
+end
+
 local function answer(call, address)
   return { 'place', call.n, address, call.p, '', '', call.svc or '', call.why }
 end
 
 -- blind: the picture is empty, late or settling, so it knows no better than the caller's own list.
-local function reject(P, pol, reason, kind, dry, blind)
+local function reject(P, pol, reason, kind, dry, blind, cause)
   if not dry then
     count_stat(P, 'reject:' .. kind)
   end
-  local cause = pol and pol.reject_cause or 503
+  cause = cause or pol and pol.reject_cause or 503
   local after = pol and pol.retry_after_s or 4
   local verdict = blind and 'blind' or 'reject'
   return { verdict, '', '', '', tostring(cause), tostring(after), '', reason }
@@ -242,7 +272,16 @@ local function route(P, args, dry)
   local priority = asked_priority ~= '' and asked_priority or entry.priority or 'normal'
   local order = region_order(pol, region, entry)
   local share = pol.admit[priority] or pol.admit.normal
-  local node, why, blind = choose(P, pol, now, order, share, tried, dry)
+  local node, why, blind
+  if (entry.service or 'phone') == 'phone' and callee ~= '' then
+    node, why = home(P, pol, now, callee, share, tried, dry)
+    if why and not node then
+      return reject(P, pol, why, 'phone', dry, false, SIP_UNAVAILABLE)
+    end
+  end
+  if not node then
+    node, why, blind = choose(P, pol, now, order, share, tried, dry)
+  end
   if not node then
     return reject(P, pol, why, blind and 'no node fit' or 'no room', dry, blind)
   end

@@ -134,7 +134,11 @@ redis.register_function('forget', function(keys, args)
     end
     redis.call('SREM', P .. ':nodes', name)
     memory_of(P).flat[name], memory_of(P).rates[name] = nil, nil
-    for _, kind in ipairs({ 'node', 'live', 'resv', 'lease', 'commands', 'running' }) do
+    for _, phone in ipairs(redis.call('HKEYS', P .. ':regs:' .. name)) do
+      redis.call('ZREM', P .. ':at:' .. phone, name)
+    end
+    redis.call('HDEL', P .. ':phoneack', name)
+    for _, kind in ipairs({ 'node', 'live', 'resv', 'lease', 'commands', 'running', 'regs' }) do
       redis.call('DEL', P .. ':' .. kind .. ':' .. name)
     end
   end

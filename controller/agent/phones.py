@@ -1,0 +1,101 @@
+"""Keeps each node's file of phones in step with what the steward published.
+
+For each node here, in a loop of its own: compare versions, write the file (whole or not at all),
+have the PBX reload it through the node's driver, acknowledge. The acknowledged versions are those
+that the PBX runs on; whatever stands between, a full disk, a lost link, an absent Redis, leaves the
+old ones standing, is told in the acknowledgement where Redis can be reached, and is tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from pathlib import Path
+
+from controller.config import Config
+from controller.errors import PbxctlError
+from controller.fleet import commands
+from controller.fleet.functions import Fleet
+from controller.fleet.phones import FleetPhones, NodePhones, PublishedPhone
+from controller.media.phones import regions_held_by
+from controller.model import Kind
+from controller.render.files import folder_of
+from controller.render.phones import phones_file, phones_path
+from controller.render.write import replace
+
+LOOK_S = 0.4
+RETRY_FIRST_S = 1.0
+RETRY_MAX_S = 10.0
+RELOAD_S = 6.0  # the driver's own deadline is 5 s
+#: what reload reads the file, by kind (pbx/asterisk.py, pbx/freeswitch_text.py)
+MODULE = {Kind.ASTERISK: "pjsip", Kind.FREESWITCH: "directory"}
+
+_log = logging.getLogger(__name__)
+
+
+class PhoneFiles:
+    """One node's file. `run` ends only when cancelled."""
+
+    def __init__(self, config: Config, fleet: Fleet, node: str) -> None:
+        self._config = config
+        self._fleet = fleet
+        self._phones = FleetPhones(fleet)
+        self._node = node
+        self._regions = regions_held_by(config, node)
+        self._path: Path = folder_of(config, node) / phones_path(config, node)
+        self._problem = ""
+        #: a file was written and its reload did not succeed yet
+        self._unread = False
+
+    async def run(self) -> None:
+        pause_s = RETRY_FIRST_S
+        while True:
+            problem = ""
+            try:
+                await self._step()
+            except PbxctlError as error:
+                problem = error.message
+            except OSError as error:
+                problem = f"{self._path} cannot be written: {error.strerror}"
+            if problem and problem != self._problem:
+                _log.warning("phones of %s: %s", self._node, problem)
+            self._problem = problem
+            pause_s = min(2 * pause_s, RETRY_MAX_S) if problem else RETRY_FIRST_S
+            await asyncio.sleep(
+                (pause_s if problem else LOOK_S) * random.uniform(0.8, 1.2)  # noqa: S311
+            )
+
+    async def _step(self) -> None:
+        published = await self._phones.published()
+        wanted = {r: published[r] for r in self._regions if r in published}
+        runs_on = (await self._phones.acknowledged()).get(self._node, NodePhones())
+        if not wanted or (runs_on.versions == wanted and not runs_on.problem and not self._unread):
+            return
+        versions: dict[str, int] = {}
+        phones: list[PublishedPhone] = []
+        for region in wanted:
+            if found := await self._phones.of_region(region):
+                versions[region] = found[0]
+                phones += found[1]
+        try:
+            await self._put(phones, versions)
+        except PbxctlError as error:
+            await self._phones.acknowledge(self._node, NodePhones(runs_on.versions, error.message))
+            raise
+        except OSError as error:
+            problem = f"the file of phones cannot be written: {error.strerror}"
+            await self._phones.acknowledge(self._node, NodePhones(runs_on.versions, problem))
+            raise
+        await self._phones.acknowledge(self._node, NodePhones(versions))
+        _log.info("phones of %s: %d, versions %s", self._node, len(phones), versions)
+
+    async def _put(self, phones: list[PublishedPhone], versions: dict[str, int]) -> None:
+        text = phones_file(self._config, self._node, phones, versions)
+        self._unread = True
+        await asyncio.to_thread(replace, self._path, text, 0o600)
+        module = MODULE[self._config.nodes[self._node].kind]
+        result = await commands.send(self._fleet, self._node, commands.Reload(module), RELOAD_S)
+        if result.state != "done":
+            raise PbxctlError(f"written, but not read by the PBX yet: {result.message}")
+        self._unread = False

@@ -1,0 +1,210 @@
+"""A phone's settings in the forms that phones read. Pure; the password passes through, no more.
+
+Every form lists the nodes in the phone's own order (media/phones.py), so that a phone whose node
+dies goes to the next: baresip by accounts of falling priority (serreg), Linphone by one account a
+node, a desk phone by SIP server 1, 2, …. With `phones.domain` in the config they get that name
+alone and find the nodes by DNS SRV, except baresip, whose serreg does it without DNS.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from xml.sax.saxutils import escape, quoteattr
+
+from controller.config import Config
+from controller.media.phones import Server, servers
+from controller.model import MediaPolicy
+from controller.render.phones import caller_name
+
+SERVERS_MAX = 8
+DESK_SERVERS_MAX = 2  # what the desk phones in use take for one account
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What a phone logs in with; shown once."""
+
+    name: str
+    display: str
+    region: str
+    policy: MediaPolicy
+    realm: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"Credentials({self.name!r})"
+
+
+@dataclass(frozen=True)
+class Signalling:
+    """How phones reach the nodes. media: the encryption that the phone must use, "" for none."""
+
+    transport: str = "udp"
+    media: str = ""
+
+
+def files(config: Config, phone: Credentials, how: Signalling) -> dict[str, str]:
+    """Relative path to text; all of them hold the password."""
+    known = servers(config, phone.region, phone.name)[:SERVERS_MAX]
+    return {
+        "baresip/accounts": baresip_accounts(config, phone, known, how),
+        "baresip/config": baresip_config(how),
+        "linphone.xml": linphone(config, phone, known, how),
+        "desk.cfg": desk(config, phone, known, how),
+    }
+
+
+def uri(config: Config, phone: Credentials, how: Signalling) -> str:
+    """What the QR code says: a SIP URI with the password as its user part's (RFC 3261, 19.1.1)."""
+    known = servers(config, phone.region, phone.name)
+    host = config.phones.domain or (known[0].address if known else config.realm)
+    return f"sip:{phone.name}:{phone.password}@{host};transport={how.transport}"
+
+
+def baresip_accounts(
+    config: Config, phone: Credentials, known: list[Server], how: Signalling
+) -> str:
+    """One account a node, tried in order: the first has priority 0 (module serreg)."""
+    name = caller_name(phone.display) or phone.name
+    media = f";mediaenc={how.media}" if how.media else ""
+    every_s = config.phones.register_s
+    lines = [
+        f'"{name}" <sip:{phone.name}@{server.address};transport={how.transport}>'
+        f";auth_user={phone.name};auth_pass={phone.password};regint={every_s}"
+        f";prio={priority};fbregint={every_s if priority else 0}{media}\n"
+        for priority, server in enumerate(known)
+    ]
+    return "".join(lines)
+
+
+def baresip_config(how: Signalling) -> str:
+    """The lines that a baresip needs besides those of its sound devices."""
+    lines = [
+        "# Add to ~/.baresip/config, which has your sound devices.",
+        f"sip_trans_def\t\t{how.transport}",
+        *(["module\t\t\tsrtp.so"] if how.media else []),
+        "module\t\t\tg711.so",
+        "module_tmp\t\taccount.so",
+        "module_app\t\tserreg.so",
+        "module_app\t\tmenu.so",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def linphone(config: Config, phone: Credentials, known: list[Server], how: Signalling) -> str:
+    """Linphone's remote provisioning XML (schema lpconfig.xsd of liblinphone)."""
+    hosts = [config.phones.domain] if config.phones.domain else [s.address for s in known]
+    sections = []
+    for number, host in enumerate(hosts):
+        sections.append(
+            _section(
+                f"proxy_{number}",
+                {
+                    "reg_proxy": f"<sip:{host};transport={how.transport}>",
+                    "reg_route": f"<sip:{host};transport={how.transport};lr>",
+                    "reg_identity": f"{_quoted(phone)} <sip:{phone.name}@{host}>",
+                    "reg_expires": str(config.phones.register_s),
+                    "reg_sendregister": "1",
+                    "realm": phone.realm,
+                    "quality_reporting_enabled": "0",
+                },
+            )
+        )
+    auth = {"username": phone.name, "passwd": phone.password, "realm": phone.realm}
+    sections.append(_section("auth_info_0", auth))
+    encryption = {"srtp-mand": "srtp", "srtp": "srtp", "dtls_srtp": "dtls"}.get(how.media, "none")
+    sections.append(
+        _section(
+            "sip",
+            {
+                "default_proxy": "0",
+                "media_encryption": encryption,
+                "media_encryption_mandatory": "1" if how.media and _strict(phone) else "0",
+                "verify_server_certs": "1",
+                "verify_server_cn": "1",
+            },
+        )
+    )
+    body = "".join(sections)
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        '<config xmlns="http://www.linphone.org/xsds/lpconfig.xsd">\n' + body + "</config>\n"
+    )
+
+
+def _section(name: str, entries: dict[str, str]) -> str:
+    lines = [
+        f'    <entry name={quoteattr(key)} overwrite="true">{escape(value)}</entry>\n'
+        for key, value in entries.items()
+    ]
+    return f"  <section name={quoteattr(name)}>\n{''.join(lines)}  </section>\n"
+
+
+def _quoted(phone: Credentials) -> str:
+    return f'"{caller_name(phone.display) or phone.name}"'
+
+
+def _strict(phone: Credentials) -> bool:
+    return phone.policy is MediaPolicy.REQUIRE
+
+
+def desk(config: Config, phone: Credentials, known: list[Server], how: Signalling) -> str:
+    """A desk phone's account in the key = value form of Yealink (and those that read it)."""
+    transport = {"udp": 0, "tcp": 1, "tls": 2}[how.transport]
+    if config.phones.domain:
+        transport = 3  # DNS NAPTR and SRV say it
+    lines = [
+        "#!version:1.0.0.1",
+        "account.1.enable = 1",
+        f"account.1.label = {phone.name}",
+        f"account.1.display_name = {caller_name(phone.display) or phone.name}",
+        f"account.1.user_name = {phone.name}",
+        f"account.1.auth_name = {phone.name}",
+        f"account.1.password = {phone.password}",
+        f"account.1.srtp_encryption = {(2 if _strict(phone) else 1) if how.media else 0}",
+        f"account.1.transport = {transport}",
+    ]
+    if config.phones.domain:
+        hosts = [(config.phones.domain, 0)]
+    else:
+        hosts = [(server.host, server.port) for server in known[:DESK_SERVERS_MAX]]
+    for number, (host, port) in enumerate(hosts, 1):
+        at = f"account.1.sip_server.{number}"
+        lines += [
+            f"{at}.address = {host}",
+            f"{at}.port = {port}",
+            f"{at}.transport_type = {transport}",
+            f"{at}.expires = {config.phones.register_s}",
+            f"{at}.retry_counts = 2",
+        ]
+    lines += [
+        "account.1.fallback.redundancy_type = 1",
+        "account.1.fallback.timeout = 30",
+        "security.trust_certificates = 1",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def dns_zone(config: Config, region: str, how: Signalling) -> str:
+    """SRV records (RFC 2782, RFC 3263) by which the phones of a region find its nodes.
+
+    Priority: the phones' own region, then its spill regions in order. Weight: as in the config.
+    """
+    domain = config.phones.domain or "sip.example.net"
+    service = "_sips._tcp" if how.transport == "tls" else f"_sip._{how.transport}"
+    order = {config.nodes[s.node].region: 0 for s in servers(config, region, "")}
+    known = servers(config, region, "")
+    lines = [f"; phones of {region}", f"$ORIGIN {domain}."]
+    addresses = []
+    for server in known:
+        priority = 10 * (1 + list(order).index(config.nodes[server.node].region))
+        weight = min(65535, max(1, round(10 * server.weight)))
+        lines.append(f"{service} 60 IN SRV {priority} {weight} {server.port} {server.node}")
+        kind = "AAAA" if ":" in server.host else "A"
+        try:
+            ipaddress.ip_address(server.host)
+            addresses.append(f"{server.node} 60 IN {kind} {server.host}")
+        except ValueError:
+            addresses.append(f"{server.node} 60 IN CNAME {server.host}.")
+    return "\n".join([*lines, *addresses]) + "\n"
