@@ -49,7 +49,10 @@ class Baresip(Node):
         """Other accounts, read at the next start."""
         home = self.run.inside(self.folder)
         write_secret(self.folder / "accounts", files["baresip/accounts"])
-        write_secret(self.folder / "config", files["baresip/config"] + f"""
+        write_secret(
+            self.folder / "config",
+            files["baresip/config"]
+            + f"""
 module_path {MODULES}
 sip_listen {self.address}:0
 net_interface {self.address}
@@ -64,7 +67,8 @@ module aufile.so
 module_app ctrl_tcp.so
 ctrl_tcp_listen {self.address}:{CONTROL_PORT}
 rtp_ports 10000-10100
-""")
+""",
+        )
 
     def command(self) -> list[str]:
         home = str(self.run.inside(self.folder))
@@ -152,7 +156,6 @@ rtp_ports 10000-10100
 
     def forget_audio(self) -> None:
         self.heard.unlink(missing_ok=True)
-
 
 
 def write_tone(path: Path, tone_hz: int) -> None:

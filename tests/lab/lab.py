@@ -20,10 +20,10 @@ from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
 from tests.lab.asterisk import Asterisk, Files
+from tests.lab.baresip import Baresip
 from tests.lab.freeswitch import FreeSwitch, FreeSwitchConf
 from tests.lab.freeswitch_conf import freeswitch_xml
 from tests.lab.node import Node
-from tests.lab.baresip import Baresip
 from tests.lab.run import Run, lab_root
 from tests.lab.services import Kamailio, Program, Redis
 from tests.lab.sipp import CallOutcome, CallPlan, Calls

@@ -12,10 +12,10 @@ from controller.api.listen import socket_path
 from controller.api.shapes import Ask, PhoneAddAsk, PhoneCredentials, Phones, PhoneView
 from controller.errors import PbxctlError
 from tests.lab.asterisk import Asterisk
+from tests.lab.baresip import Baresip
 from tests.lab.fleet import LabFleet
 from tests.lab.freeswitch import FreeSwitch
 from tests.lab.lab import Lab
-from tests.lab.baresip import Baresip
 from tests.lab.rendered import put_rendered
 from tests.lab.services import Redis
 from tests.lab.until import until
