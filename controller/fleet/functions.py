@@ -179,7 +179,7 @@ class Fleet:
 
     async def stats(self) -> dict[str, int]:
         """Counters since Redis has its data: place:REGION, spill:REGION, reject:WHY."""
-        flat = await self._call("stats")
+        flat = await self.call_function("stats")
         return {k.decode(): int(v) for k, v in zip(flat[::2], flat[1::2], strict=True)}
 
     async def read_hash(self, key: str) -> dict[bytes, bytes]:
