@@ -12,6 +12,8 @@ from controller.config import Config, split_address
 AuthorityName = Literal["sip", "control", "people"]
 AUTHORITIES: tuple[AuthorityName, ...] = ("sip", "control", "people")
 #: roles that speak to others; those with a server of their own have it in `wanted`
+#: with which the driver asks nodes for a sign of life; no node can be called so
+PROBE = "driver_probe"
 ROLES = ("driver", "steward", "gate", "agent", "vault")
 
 
@@ -36,6 +38,7 @@ def wanted(config: Config) -> list[Wanted]:
     found = []
     for name, member in (*config.nodes.items(), *config.edges.items()):
         found.append(Wanted("sip", name, (_host(member.sip), *member.names), server=True))
+    found.append(Wanted("sip", PROBE))
     for name, node in config.nodes.items():
         found.append(Wanted("control", control_name(name), (_host(node.control),), True, False))
     gate = () if config.gate.listen == "unix" else (_host(config.gate.listen),)
