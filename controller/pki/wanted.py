@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
-from controller.config import Config, split_address
+from controller.config import Config, EdgeConfig, NodeConfig, split_address
 
 AuthorityName = Literal["sip", "control", "people"]
 AUTHORITIES: tuple[AuthorityName, ...] = ("sip", "control", "people")
@@ -36,7 +36,8 @@ def control_name(node: str) -> str:
 def wanted(config: Config) -> list[Wanted]:
     """Every certificate of the fleet's machines; those of people are issued one by one."""
     found = []
-    for name, member in (*config.nodes.items(), *config.edges.items()):
+    members: dict[str, NodeConfig | EdgeConfig] = {**config.nodes, **config.edges}
+    for name, member in members.items():
         found.append(Wanted("sip", name, (_host(member.sip), *member.names), server=True))
     found.append(Wanted("sip", PROBE))
     for name, node in config.nodes.items():
