@@ -207,6 +207,8 @@ def _check_addresses(doc: _Document, config: Config) -> None:
     for name, node in config.nodes.items():
         claim(node.sip, name, ("nodes", name, "sip"))
         claim(node.control, name, ("nodes", name, "control"))
+        if config.security.signalling == "tls":
+            claim(node.phones_sip, name, ("nodes", name, "phones"))
         _check_networks(doc, node.control_from, ("nodes", name, "control_from"))
     for name, edge in config.edges.items():
         if name in config.nodes:

@@ -180,6 +180,7 @@ def _node_values(config: Config, name: str, password: Secret, folder: Path) -> d
         "control_tls": config.security.control == "tls",
         "event_socket_host": split_address(node.event_socket)[0],
         "event_socket_port": split_address(node.event_socket)[1],
+        "phones_sip": node.phones_sip,
         **_security(config, node.sip),
     }
 
