@@ -50,12 +50,16 @@ async def _serve(config: Config, fleet: Fleet, ends: contextlib.AsyncExitStack) 
     )
     await runner.setup()
     ends.push_async_callback(runner.cleanup)
+    if tls is not None:
+        await _listen(config, runner, tls)
+    # Last, so that whoever sees the socket finds the gate whole.
     path = socket_path(config)
     await web.SockSite(runner, unix_socket(path)).start()
     ends.callback(path.unlink, missing_ok=True)
     log.info("gate on %s", path)
-    if tls is None:
-        return
+
+
+async def _listen(config: Config, runner: web.AppRunner, tls: ssl.SSLContext) -> None:
     host, port = split_address(config.gate.listen)
     try:
         await web.TCPSite(runner, host, port, ssl_context=tls).start()
