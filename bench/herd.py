@@ -5,9 +5,8 @@ killed with its calls and started again at once. Each node's own counters tell h
 and had, so both systems are judged by the same witness. The fair share is one node's part of all
 calls that arrive in these 10 s, counted from the first call that the restarted node gets.
 
-With algorithm 10 Kamailio still counts the dead calls of the killed node until their callers hang up,
-which happens to keep it from herding here; the calls sent to the node while it was away show what
-that costs.
+With algorithm 10 Kamailio goes on counting the dead calls of the killed node until their callers
+hang up, which happens to keep it from herding here.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from bench.figures import Figure, Report, percentile
 from controller.config import Config
 from tests.lab.asterisk import Asterisk
 from tests.lab.fleet import LabFleet
+from tests.lab.freeswitch import FreeSwitch
 from tests.lab.lab import Lab
 from tests.lab.services import Program
 from tests.lab.sipp import CallsResult
@@ -81,7 +81,11 @@ def _counters(node: Asterisk) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """share: of one node's fair share. away: calls of callers refused or given up."""
+    """share: the node's calls over one node's fair share. back_s: from ready to its first call.
+
+    refused: of the whole run. over_limit: looks at which a node had more calls than its limit.
+    slow: calls answered only after more than 1 s.
+    """
 
     share: float
     back_s: float
@@ -138,7 +142,7 @@ def run(*, quick: bool) -> Report:
         edges = {n: {"region": "east", "sip": f"{lab.address()}:5060"} for n in ("ours", "alg10")}
         settings = {"edges": edges, "placement": {"reservation_s": 5, "ramp_s": RAMP_S}}
         seen: dict[str, Outcome] = {}
-        regions = dict.fromkeys(nodes, "east")
+        regions: dict[Asterisk | FreeSwitch, str] = dict.fromkeys(nodes, "east")
         with LabFleet(lab, regions, lab.redis(), calls_max=CALLS_MAX, settings=settings) as fleet:
             fleet.start("driver")
             until(lambda: len(fleet.views()) == NODES, 20, "the nodes are known")
@@ -147,7 +151,7 @@ def run(*, quick: bool) -> Report:
             maxload = dict.fromkeys((node.name for node in nodes), CALLS_MAX)
             starts: dict[str, Callable[[Lab, Config, str], Program]] = {
                 "ours": start_ours,
-                "alg10": lambda *args: start_alg10(*args, maxload),
+                "alg10": lambda lab, config, name: start_alg10(lab, config, name, maxload),
             }
             for name, start in starts.items():
                 edge = start(lab, fleet.config, name)

@@ -32,8 +32,11 @@ ANY_CALL = 2**31 - 1  # redis-benchmark draws numbers below this; two of them ma
 
 @dataclass(frozen=True)
 class Window:
-    """One run of redis-benchmark. calls: commands run; it ends a pipeline that it began. usec: in Redis, by INFO commandstats; cpu_us: all of its main
-    thread, reading and writing sockets included; busy: share of one core it had."""
+    """One run of redis-benchmark. calls: commands run (it ends a pipeline that it began).
+
+    usec: in Redis, by INFO commandstats. cpu_us: all of its main thread, reading and writing
+    sockets included. busy: the share of one core that it had.
+    """
 
     calls: int
     per_s: float
@@ -200,8 +203,8 @@ def _figures(
 
 def _setup(live: int, rounds: int) -> str:
     return (
-        f"{rounds} rounds of {WINDOW_S} s windows, SET and route in turn, {CLIENTS} connections over "
-        f"a unix socket without pipelining (as Kamailio's ndb_redis asks), {live} live calls"
+        f"{rounds} rounds of {WINDOW_S} s windows, SET and route in turn, {CLIENTS} connections "
+        f"over a unix socket without pipelining (as Kamailio's ndb_redis asks), {live} live calls"
     )
 
 
