@@ -5,8 +5,9 @@ killed with its calls and started again at once. Each node's own counters tell h
 and had, so both systems are judged by the same witness. The fair share is one node's part of all
 calls that arrive in these 10 s, counted from the first call that the restarted node gets.
 
-With algorithm 10 Kamailio goes on counting the dead calls of the killed node until their callers
-hang up, which happens to keep it from herding here.
+no_ramp is the control: our placement by load alone, as it would be without the ramp. With
+algorithm 10 Kamailio goes on counting the dead calls of the killed node until their callers hang
+up, which happens to keep it from herding here.
 """
 
 from __future__ import annotations
@@ -14,17 +15,16 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.edges import start_alg10, start_ours
 from bench.figures import Figure, Report, percentile
-from controller.config import Config
+from controller.routing.policy import policy
 from tests.lab.asterisk import Asterisk
 from tests.lab.fleet import LabFleet
 from tests.lab.freeswitch import FreeSwitch
 from tests.lab.lab import Lab
-from tests.lab.services import Program
 from tests.lab.sipp import CallsResult
 from tests.lab.until import until
 
@@ -148,16 +148,17 @@ def run(*, quick: bool) -> Report:
             until(lambda: len(fleet.views()) == NODES, 20, "the nodes are known")
             until(lambda: all(v.reason in ("", "ramping up") for v in fleet.views().values()), 20,
                   "the nodes are placed on")  # fmt: skip
+            ours = start_ours(lab, fleet.config, "ours")
+            seen["ours"] = _restart(lab, edges["ours"]["sip"], nodes, hold_s)
+            _idle(nodes)
+            flat = policy(fleet.config) | {"ramp_ms": 0}
+            fleet.ask(lambda door: door.set_policy(flat))
+            seen["no_ramp"] = _restart(lab, edges["ours"]["sip"], nodes, hold_s)
+            _idle(nodes)
+            ours.stop()
             maxload = dict.fromkeys((node.name for node in nodes), CALLS_MAX)
-            starts: dict[str, Callable[[Lab, Config, str], Program]] = {
-                "ours": start_ours,
-                "alg10": lambda lab, config, name: start_alg10(lab, config, name, maxload),
-            }
-            for name, start in starts.items():
-                edge = start(lab, fleet.config, name)
-                seen[name] = _restart(lab, edges[name]["sip"], nodes, hold_s)
-                _idle(nodes)
-                edge.stop()
+            start_alg10(lab, fleet.config, "alg10", maxload)
+            seen["alg10"] = _restart(lab, edges["alg10"]["sip"], nodes, hold_s)
     figures = []
     for name, got in seen.items():
         p = "" if name == "ours" else f"{name}_"
