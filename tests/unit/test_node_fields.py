@@ -54,7 +54,7 @@ async def join(fleet: Fleet, *names: str) -> dict[str, Lease]:
 
 
 async def in_step(fleet: Fleet, name: str) -> None:
-    raw: dict[bytes, bytes] = await fleet.client.hgetall(f"pbx:{{t}}:node:{name}")
+    raw = await fleet.read_hash(f"node:{name}")
     fields = {k.decode(): v for k, v in raw.items()}
     flat = msgspec.msgpack.decode(fields.pop("flat"))
     shown = {k: v.decode() for k, v in fields.items() if k in FLAT}
@@ -93,8 +93,8 @@ async def test_a_full_host_sends_calls_to_the_other_node(fleet: Fleet) -> None:
 
 
 async def test_nodes_that_come_back_together_are_measured_by_the_steady_one(fleet: Fleet) -> None:
-    """Two empty nodes in their ramp beside a loaded one that is not: neither gets many more arrivals
-    than that one, so it still takes nearly a third. By load alone it would get none."""
+    """Two empty nodes in their ramp beside a loaded one that is not: neither gets many more
+    arrivals than that one, so it still takes nearly a third. By load alone it would get none."""
     leases = await join(fleet, "a", "b", "steady")
     await fleet.events(leases["steady"], [CallStarted(f"s{n}", "") for n in range(300)])
     await fleet.set_policy(POLICY | {"ramp_ms": 3_600_000})
