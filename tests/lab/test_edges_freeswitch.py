@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
+from controller.doctor.finding import Level
+from controller.doctor.nodes import check_nodes
 from controller.fleet.state import CallRecord
 from controller.model import NodeState
 from tests.lab.asterisk import Asterisk
@@ -258,3 +261,15 @@ def test_a_frozen_agent_costs_an_edges_callers_a_second(ready: World) -> None:
         agent.send_signal(signal.SIGCONT)
     assert call.code == 503
     assert 300 < call.setup_ms < 1500
+
+
+def test_the_doctor_sees_a_dumped_config_that_is_open(world: World) -> None:
+    dump = world.fs.folder / "log" / "freeswitch.xml.fsxml"
+    assert world.fs.secret in dump.read_text()
+    assert dump.stat().st_mode & 0o077 == 0  # started with the umask that the rendered file asks
+    levels = []
+    for mode in (0o600, 0o644):
+        dump.chmod(mode)
+        found = asyncio.run(check_nodes(world.fleet.config))
+        levels += [f.level for f in found if f.about == "fs" and f.check == "dumped config"]
+    assert levels == [Level.OK, Level.FAIL]
