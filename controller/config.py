@@ -191,13 +191,14 @@ class MediaConfig(Strict, frozen=True):
     """What is done about a call's media that is not encrypted.
 
     require: the call is hung up. prefer: it goes on, with an alarm. off: nothing. trunk: between
-    edges and nodes; phones: everything else; unset, as security.media says. peers: by name of a
-    PJSIP endpoint or FreeSWITCH profile, * and ? as wildcards, the first that fits wins.
+    edges and nodes; phones: everything else; unset, require unless security.media is plain. peers:
+    by name of a phone, PJSIP endpoint or FreeSWITCH profile, * and ? as wildcards, the first that
+    fits wins.
     sample_share: of the calls, whose packets the node's agent looks at itself.
     """
 
-    trunk: Demand = "off"
-    phones: Demand = "off"
+    trunk: Demand | None = None
+    phones: Demand | None = None
     peers: dict[Annotated[str, Meta(min_length=1, max_length=128)], Demand] = {}
     sample_share: Annotated[float, Meta(ge=0, le=1)] = 0.0
 

@@ -260,7 +260,7 @@ class Fleet:
 
     async def attest(self, lease: Lease, pbx_id: str, told: Attestation) -> bool:
         """Writes what a live call's media is; False when the fleet has no such call."""
-        written = await self._call("attest", lease.node, lease.epoch, pbx_id, _pack(told))
+        written = await self.call_function("attest", lease.node, lease.epoch, pbx_id, _pack(told))
         return bool(written)
 
     async def alarms(self, limit: int = 100) -> list[Alarm]:

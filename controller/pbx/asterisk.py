@@ -54,8 +54,7 @@ from controller.model import (
     PhoneRegistered,
     Security,
 )
-from controller.pbx import asterisk_phones
-from controller.pbx import asterisk_media
+from controller.pbx import asterisk_media, asterisk_phones
 from controller.pbx.ami import CONNECT_DEADLINE_S, Link
 from controller.pbx.ami_message import Received
 from controller.pbx.asterisk_calls import (

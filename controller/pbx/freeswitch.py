@@ -35,8 +35,7 @@ from controller.model import (
     PhoneRegistered,
     Security,
 )
-from controller.pbx import freeswitch_phones
-from controller.pbx import freeswitch_media
+from controller.pbx import freeswitch_media, freeswitch_phones
 from controller.pbx import freeswitch_text as text
 from controller.pbx.base import COMMAND_DEADLINE_S, PING_INTERVAL_S, Driver
 from controller.pbx.esl import EslLink, Job

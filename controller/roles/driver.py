@@ -18,7 +18,7 @@ from controller.config import Config, NodeConfig
 from controller.errors import FleetUnreachable, StaleEpoch
 from controller.fleet.functions import Fleet, connect
 from controller.fleet.state import Lease
-from controller.media import policy as media_policy
+from controller.media.policy import Demands, judge
 from controller.model import Kind
 from controller.pbx.base import Driver
 from controller.pbx.drivers import new_driver
@@ -67,8 +67,9 @@ class _Crew:
         self._hub = hub
         self._owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._policy = policy(config)
-        media = config.media
-        self._judge = partial(media_policy.judge, media) if media_policy.judges(media) else None
+        demands = Demands.of(config)
+        # With everything off no node is asked anything.
+        self._judge = partial(judge, demands) if demands.strictest != "off" else None
         self._workers: dict[str, tuple[Worker, asyncio.Task[None]]] = {}
         self._away = False
 

@@ -1,8 +1,6 @@
-"""Calls over real PBXs whose media is attested, and what becomes of those that are not encrypted."""
+"""Calls over real PBXs whose media is attested; what becomes of those that are in clear."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,7 +11,6 @@ from tests.lab.asterisk import Asterisk
 from tests.lab.fleet import LabFleet
 from tests.lab.freeswitch import FreeSwitch
 from tests.lab.lab import Lab
-from tests.lab.offers import Offers, inline, plain, sdes
 from tests.lab.secure_conf import pjsip_conf
 from tests.lab.test_fleet import placed, run
 from tests.lab.until import until
