@@ -264,12 +264,8 @@ class Fleet:
         return bool(written)
 
     async def alarms(self, limit: int = 100) -> list[Alarm]:
-        """The last alarms, newest first; Redis keeps some hundreds."""
-        try:
-            raw: list[Any] = await self.client.lrange(f"{self._prefix}:alarms", 0, limit - 1)
-        except (RedisError, OSError) as error:
-            raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
-        return [_alarm.decode(each) for each in raw]
+        """The last alarms, newest first; some hundreds are kept."""
+        return [_alarm.decode(raw) for raw in await self.call_function("alarms", limit)]
 
     async def want(self, node: str, state: str) -> str | None:
         """Sets what the operator wants of a node; answers the former, None if unknown."""

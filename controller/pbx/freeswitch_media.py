@@ -8,7 +8,7 @@
     key length                    FreeSWITCH takes a key of any length, `inline:AAAA` too, and calls
                                   the leg secure; what arrives by such a key is not counted so.
 
-Seen on 1.11.3. The SDP and the key variable hold SRTP keys: they are looked at here and go nowhere.
+Seen on 1.11. The SDP and the key variable hold SRTP keys: they are looked at here and go nowhere.
 """
 
 from __future__ import annotations

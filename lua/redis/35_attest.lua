@@ -43,3 +43,12 @@ redis.register_function('attest', function(keys, args)
   write_call(P, key, call, LIVE_KEEP_MS)
   return 1
 end)
+
+-- alarms: KEYS P; ARGV limit. Returns msgpack alarms, newest first.
+redis.register_function {
+  function_name = 'alarms',
+  flags = { 'no-writes' },
+  callback = function(keys, args)
+    return redis.call('LRANGE', keys[1] .. ':alarms', 0, tonumber(args[1]) - 1)
+  end,
+}
