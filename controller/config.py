@@ -46,6 +46,8 @@ class NodeConfig(Strict, frozen=True):
     control_from: networks from which drivers may log in to the PBX. names: DNS names that phones
     and peers dial it by, for its certificate. event_socket: where a FreeSWITCH whose control link
     is TLS listens itself, on loopback; stunnel listens on `control` then.
+    phones: host:port of the TLS listener for phones, which have a password instead of a
+    certificate; unset, the next port after `sip`. Where signalling is plain, phones use `sip`.
     folder: where the PBX reads its pbxctl-* files, on its own machine; unset, rendered/NODE in
     state_dir. `pbxctl render` and the node's agent write there.
     """
@@ -67,6 +69,12 @@ class NodeConfig(Strict, frozen=True):
     names: tuple[str, ...] = ()
     event_socket: str = "127.0.0.1:8021"
     folder: str | None = None
+    phones: str | None = None
+
+    @property
+    def phones_sip(self) -> str:
+        host, port = self.sip.rsplit(":", 1)
+        return self.phones or f"{host}:{int(port) + 1}"
 
 
 class EdgeConfig(Strict, frozen=True):

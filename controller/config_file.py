@@ -207,6 +207,8 @@ def _check_addresses(doc: _Document, config: Config) -> None:
     for name, node in config.nodes.items():
         claim(node.sip, name, ("nodes", name, "sip"))
         claim(node.control, name, ("nodes", name, "control"))
+        if config.security.signalling == "tls":
+            claim(node.phones_sip, name, ("nodes", name, "phones"))
         _check_networks(doc, node.control_from, ("nodes", name, "control_from"))
     for name, edge in config.edges.items():
         if name in config.nodes:
@@ -231,22 +233,26 @@ def _check_security(doc: _Document, config: Config) -> None:
             raise doc.error(path, str(error), hint="one IP address, as in 192.0.2.7") from error
     for section, members in (("nodes", config.nodes), ("edges", config.edges)):
         for name, member in members.items():
-            for i, dns in enumerate(member.names):
-                if not _DNS_NAME.match(dns):
-                    raise doc.error((section, name, "names", str(i)), f"{dns!r} is no DNS name")
+            _check_dns_names(doc, member.names, (section, name, "names"))
     for name, node in config.nodes.items():
-        path = ("nodes", name, "event_socket")
-        _address(doc, node.event_socket, path)
-        host = split_address(node.event_socket)[0]
-        if not (_is_loopback(host) or host == "localhost"):
-            raise doc.error(path, f"{host} is not loopback", hint="stunnel listens on `control`")
+        _check_event_socket(doc, node, ("nodes", name, "event_socket"))
 
 
-def _is_loopback(host: str) -> bool:
+def _check_dns_names(doc: _Document, names: tuple[str, ...], path: tuple[str, ...]) -> None:
+    for i, dns in enumerate(names):
+        if not _DNS_NAME.match(dns):
+            raise doc.error((*path, str(i)), f"{dns!r} is no DNS name", hint="as in pbx1.example")
+
+
+def _check_event_socket(doc: _Document, node: NodeConfig, path: tuple[str, ...]) -> None:
+    _address(doc, node.event_socket, path)
+    host = split_address(node.event_socket)[0]
     try:
-        return ipaddress.ip_address(host).is_loopback
+        loopback = ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return False
+        loopback = False
+    if not loopback:
+        raise doc.error(path, f"{host} is not loopback", hint="stunnel listens on `control`")
 
 
 def _check_networks(doc: _Document, networks: tuple[str, ...], path: tuple[str, ...]) -> None:

@@ -19,10 +19,10 @@ from controller.errors import (
 )
 from controller.model import Kind, LoadSample, NodeFacts
 from controller.pbx.ami import Link
-from controller.pbx.drivers import new_driver
+from controller.pbx.drivers import Drivers
 from controller.pbx.esl import EslLink
 from controller.pbx.hub import GreenHub
-from controller.pbx.options import OptionsProbe
+from controller.pbx.options import OptionsProbe, probe_of
 from controller.pbx.version import ASTERISK_NATIVE_DRAIN, floor_of, parse_version
 
 TCP_WAIT_S = 2.0
@@ -118,7 +118,7 @@ def judge_sip(name: str, address: str, answered: bool) -> Finding:
     return fail(
         name,
         "sip",
-        f"OPTIONS at {address} (UDP) is not answered",
+        f"OPTIONS at {address} is not answered",
         "check sip in the config, that the PBX listens there, its firewall and its access lists",
     )
 
@@ -140,7 +140,10 @@ def judge_connect(name: str, node: NodeConfig, error: PbxctlError) -> Finding:
 async def check_nodes(config: Config) -> list[Finding]:
     hub = GreenHub()
     freeswitch = any(node.kind is Kind.FREESWITCH for node in config.nodes.values())
-    probe = OptionsProbe()
+    try:
+        probe, drivers = probe_of(config), Drivers(config, hub)
+    except ConfigError as error:
+        return [fail("pki", "files", error.message, error.hint)]
     await probe.open()
     if freeswitch:
         hub.start()
@@ -148,7 +151,7 @@ async def check_nodes(config: Config) -> list[Finding]:
 
     async def one(name: str, node: NodeConfig) -> list[Finding]:
         async with room:
-            return await _check_node(config, name, node, hub, probe)
+            return await _check_node(config, name, node, drivers, probe)
 
     try:
         found = await asyncio.gather(*(one(name, node) for name, node in config.nodes.items()))
@@ -160,7 +163,7 @@ async def check_nodes(config: Config) -> list[Finding]:
 
 
 async def _check_node(
-    config: Config, name: str, node: NodeConfig, hub: GreenHub, probe: OptionsProbe
+    config: Config, name: str, node: NodeConfig, drivers: Drivers, probe: OptionsProbe
 ) -> list[Finding]:
     found = [judge_sip(name, node.sip, await _answers_options(probe, name, node))]
     tcp = await _check_tcp(name, node)
@@ -172,7 +175,7 @@ async def _check_node(
     except ConfigError:
         return found  # told by host.check_secret
     try:
-        found += await _check_control(name, node, secret, hub)
+        found += await _check_control(name, node, secret, drivers)
     except PbxctlError as error:
         found.append(judge_connect(name, node, error))
     return found
@@ -198,8 +201,10 @@ async def _check_tcp(name: str, node: NodeConfig) -> Finding:
     return ok(name, "control port", f"{node.control} takes connections")
 
 
-async def _check_control(name: str, node: NodeConfig, secret: str, hub: GreenHub) -> list[Finding]:
-    driver = new_driver(node, secret, hub)
+async def _check_control(
+    name: str, node: NodeConfig, secret: str, drivers: Drivers
+) -> list[Finding]:
+    driver = drivers.new(node, secret)
     try:
         facts = await driver.connect()
         found = [
@@ -221,13 +226,16 @@ async def _check_control(name: str, node: NodeConfig, secret: str, hub: GreenHub
     finally:
         await driver.close()
     if node.kind is Kind.ASTERISK:
-        return found + await _look_into_asterisk(name, node, secret)
-    return found + await _look_into_freeswitch(name, node, secret, hub)
+        return found + await _look_into_asterisk(name, node, secret, drivers)
+    return found + await _look_into_freeswitch(name, node, secret, drivers)
 
 
-async def _look_into_asterisk(name: str, node: NodeConfig, secret: str) -> list[Finding]:
+async def _look_into_asterisk(
+    name: str, node: NodeConfig, secret: str, drivers: Drivers
+) -> list[Finding]:
     host, port = split_address(node.control)
-    link = Link(host, port, on_lost=lambda _: None)  # a loss shows in what is asked
+    # A loss shows in what is asked.
+    link = Link(host, port, tls=drivers.tls(), on_lost=lambda _: None)
     try:
         await link.connect(node.user, secret)
         # ListCommands shows only what this user may do, so nothing has to be tried out.
@@ -252,14 +260,17 @@ async def _look_into_asterisk(name: str, node: NodeConfig, secret: str) -> list[
 
 
 async def _look_into_freeswitch(
-    name: str, node: NodeConfig, secret: str, hub: GreenHub
+    name: str, node: NodeConfig, secret: str, drivers: Drivers
 ) -> list[Finding]:
     host, port = split_address(node.control)
 
     def nothing(*_: object) -> None:
         pass
 
-    link = EslLink(host, port, secret, on_events=nothing, on_lost=nothing, on_dropped=nothing)
+    link = EslLink(
+        host, port, secret, tls=drivers.green_tls(),
+        on_events=nothing, on_lost=nothing, on_dropped=nothing,
+    )  # fmt: skip
 
     def ask() -> list[Finding]:
         link.connect()
@@ -274,7 +285,7 @@ async def _look_into_freeswitch(
         finally:
             link.stop()
 
-    return await hub.run(ask)
+    return await drivers.hub.run(ask)
 
 
 async def _answers_options(probe: OptionsProbe, name: str, node: NodeConfig) -> bool:

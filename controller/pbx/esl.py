@@ -17,6 +17,7 @@ Invariants
 from __future__ import annotations
 
 import logging
+import ssl
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -69,6 +70,7 @@ class Job(NamedTuple):
 class EslLink(InboundESL):  # type: ignore[misc]
     """One link, used once. Call everything from greenlets of one hub.
 
+    tls: of gevent.ssl; FreeSWITCH itself has none here, so it is for a stunnel in front of it.
     on_events: gets the events of each chunk that was read, in order; must not block.
     on_lost: gets the error that ended the link, once. Not called when connect() itself fails.
     events_lost: sum of what FreeSWITCH says it dropped. bad_events: events not understood.
@@ -81,6 +83,7 @@ class EslLink(InboundESL):  # type: ignore[misc]
         password: str,
         timeout: float = COMMAND_DEADLINE_S,
         *,
+        tls: ssl.SSLContext | None = None,
         on_events: Callable[[Sequence[EslEvent]], None] | None = None,
         on_lost: Callable[[Exception], None] | None = None,
         on_dropped: Callable[[int], None] | None = None,
@@ -92,6 +95,7 @@ class EslLink(InboundESL):  # type: ignore[misc]
         self._on_lost = on_lost
         self._on_dropped = on_dropped
         self._reader = FrameReader()
+        self._tls = tls
         self._writing = gevent.lock.BoundedSemaphore()
         self._jobs: dict[str, AsyncResult] = {}
         self._error: PbxctlError | None = None
@@ -109,6 +113,8 @@ class EslLink(InboundESL):  # type: ignore[misc]
             # Any address family; the timeout is the whole deadline, not one for each address.
             self.sock = socket.create_connection((self.host, self.port))
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._tls is not None:
+                self.sock = self._tls.wrap_socket(self.sock, server_hostname=self.host)
             self.attach(self.sock)
             self._auth_request_event.wait()
             if self._error is not None:

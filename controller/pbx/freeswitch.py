@@ -17,6 +17,7 @@ FreeSWITCH's own habits that shape it
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -55,13 +56,21 @@ _NO_CHANNEL = "-ERR No such channel"
 class FreeSwitchDriver(Driver):
     """One link to one FreeSWITCH. hub: started, shared by all drivers of the process.
 
-    queue_cap: events kept for a slow reader of `watch`.
+    tls: made by gevent.ssl, for a node behind stunnel. queue_cap: events kept for a slow reader of
+    `watch`.
     """
 
     recheck_s = 5.0  # sofia::reinvite tells of what the far end changes
 
     def __init__(
-        self, hub: GreenHub, host: str, port: int, password: str, *, queue_cap: int = 50_000
+        self,
+        hub: GreenHub,
+        host: str,
+        port: int,
+        password: str,
+        *,
+        tls: ssl.SSLContext | None = None,
+        queue_cap: int = 50_000,
     ) -> None:
         self._hub = hub
         self._calls = Calls()
@@ -73,6 +82,7 @@ class FreeSwitchDriver(Driver):
             host,
             port,
             password,
+            tls=tls,
             on_events=self._green_events,
             on_lost=self._green_lost,
             on_dropped=self._green_dropped,

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
-from controller.config import Config, split_address
+from controller.config import Config, EdgeConfig, NodeConfig, split_address
 
 AuthorityName = Literal["sip", "control", "people"]
 AUTHORITIES: tuple[AuthorityName, ...] = ("sip", "control", "people")
 #: roles that speak to others; those with a server of their own have it in `wanted`
+#: with which the driver asks nodes for a sign of life; no node can be called so
+PROBE = "driver_probe"
 ROLES = ("driver", "steward", "gate", "agent", "vault")
 
 
@@ -34,8 +36,10 @@ def control_name(node: str) -> str:
 def wanted(config: Config) -> list[Wanted]:
     """Every certificate of the fleet's machines; those of people are issued one by one."""
     found = []
-    for name, member in (*config.nodes.items(), *config.edges.items()):
+    members: dict[str, NodeConfig | EdgeConfig] = {**config.nodes, **config.edges}
+    for name, member in members.items():
         found.append(Wanted("sip", name, (_host(member.sip), *member.names), server=True))
+    found.append(Wanted("sip", PROBE))
     for name, node in config.nodes.items():
         found.append(Wanted("control", control_name(name), (_host(node.control),), True, False))
     gate = () if config.gate.listen == "unix" else (_host(config.gate.listen),)

@@ -60,18 +60,17 @@ def render(config: Config, name: str, folder: Path | None = None) -> Rendered:
     secret cannot be read.
     """
     folder = (folder or folder_of(config, name)).absolute()
-    certificates = tls_files(config, name)
     if name in config.edges:
         password = config.redis.password_file
         secret = Secret(read_secret(config.path(password))) if password else None
         made = edge_files(config, name, secret, folder)
-        return Rendered(name, folder, made | certificates)
+        return Rendered(name, folder, made | tls_files(config, name))
     if name in config.nodes:
         node = config.nodes[name]
         secret = Secret(read_secret(config.path(node.password_file)))
         files = asterisk_files if node.kind is Kind.ASTERISK else freeswitch_files
         made = files(config, name, secret, folder)
-        return Rendered(name, folder, made | certificates)
+        return Rendered(name, folder, made | tls_files(config, name))
     known = ", ".join([*config.nodes, *config.edges])
     raise UsageError(f"there is no node or edge {name!r}", hint=f"known: {known}")
 
@@ -181,6 +180,7 @@ def _node_values(config: Config, name: str, password: Secret, folder: Path) -> d
         "control_tls": config.security.control == "tls",
         "event_socket_host": split_address(node.event_socket)[0],
         "event_socket_port": split_address(node.event_socket)[1],
+        "phones_sip": node.phones_sip,
         **_security(config, node.sip),
     }
 

@@ -14,16 +14,15 @@ import socket
 from functools import partial
 
 from controller import metrics
-from controller.config import Config, NodeConfig
+from controller.config import Config
 from controller.errors import FleetUnreachable, StaleEpoch
 from controller.fleet.functions import Fleet, connect
 from controller.fleet.state import Lease
 from controller.media.policy import Demands, judge
 from controller.model import Kind
-from controller.pbx.base import Driver
-from controller.pbx.drivers import new_driver
+from controller.pbx.drivers import Drivers
 from controller.pbx.hub import GreenHub
-from controller.pbx.options import OptionsProbe
+from controller.pbx.options import OptionsProbe, probe_of
 from controller.pbx.worker import Worker
 from controller.pbx.worker_metrics import LEASES, REGISTRY
 from controller.routing.policy import policy
@@ -36,10 +35,10 @@ log = logging.getLogger(__name__)
 
 async def run(config: Config, stop: asyncio.Event) -> None:
     """Drives nodes until `stop` is set; then gives the leases back, and leaves calls alone."""
-    fleet = Fleet(connect(config), config.fleet)
-    probe = OptionsProbe()
     hub = GreenHub()
-    crew = _Crew(config, fleet, probe, hub)
+    probe, drivers = probe_of(config), Drivers(config, hub)
+    fleet = Fleet(connect(config), config.fleet)
+    crew = _Crew(config, fleet, probe, drivers)
     await probe.open()
     server = await metrics.serve_role(config, "driver", REGISTRY)
     if any(node.kind is Kind.FREESWITCH for node in config.nodes.values()):
@@ -60,11 +59,11 @@ async def run(config: Config, stop: asyncio.Event) -> None:
 
 
 class _Crew:
-    def __init__(self, config: Config, fleet: Fleet, probe: OptionsProbe, hub: GreenHub) -> None:
+    def __init__(self, config: Config, fleet: Fleet, probe: OptionsProbe, drivers: Drivers) -> None:
         self._config = config
         self._fleet = fleet
         self._probe = probe
-        self._hub = hub
+        self._drivers = drivers
         self._owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._policy = policy(config)
         demands = Demands.of(config)
@@ -111,14 +110,11 @@ class _Crew:
             self._config.path(node.password_file),
             self._probe,
             self._owner,
-            self._driver,
+            self._drivers.new,
             self._judge,
         )
         task = asyncio.create_task(worker.run(), name=f"worker {lease.node}")
         self._workers[lease.node] = (worker, task)
-
-    def _driver(self, node: NodeConfig, secret: str) -> Driver:
-        return new_driver(node, secret, self._hub)
 
     async def _dismiss(self, name: str) -> None:
         _, task = self._workers.pop(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from tests.lab.asterisk_conf import AsteriskSettings, asterisk_files
@@ -36,6 +37,8 @@ class Asterisk(Node):
         files: Files,
     ) -> None:
         super().__init__(run, name, address)
+        #: another question for a node whose signalling is TLS
+        self.answers_sip: Callable[[], bool] = partial(answers_options, address, SIP_PORT)
         self.secret = secrets.token_urlsafe(18)
         self.sip = f"{address}:{SIP_PORT}"
         self.messages = self.folder / "log" / "messages.log"
@@ -57,7 +60,7 @@ class Asterisk(Node):
         return ["chroot", str(self.run.root), "asterisk", "-C", str(conf), "-f"]
 
     def is_ready(self) -> bool:
-        return self._fully_booted() and answers_options(self.address, SIP_PORT)
+        return self._fully_booted() and self.answers_sip()
 
     def cli(self, command: str) -> str:
         """What Asterisk's console answers to `command`."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.lab.lab import Lab
-from tests.lab.sipp import REFUSALS, speech_file, ulaw
+from tests.lab.sipp import REFUSALS, speech_file, ulaw_of
 from tests.lab.until import until
 
 AES_CM_128 = "AES_CM_128_HMAC_SHA1_80"
@@ -83,7 +83,7 @@ class Offers:
             _scenario(first, then, then_after_s, hold_s, f"{inside}/a.ulaw" if rtp else "", headers)
         )
         if rtp:
-            (folder / "a.ulaw").write_bytes(ulaw(speech_file(run.root)))
+            (folder / "a.ulaw").write_bytes(ulaw_of(speech_file(run.root)))
         self._log = folder / "steps.log"
         argv = ["chroot", str(run.root), "sipp", target, "-sf", f"{inside}/scenario.xml"]
         argv += ["-s", number, "-i", self.address, "-mi", self.address, "-p", "5060", "-m", "1"]

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from controller.config import Config
+from controller.config import Config, split_address
+from controller.pki import contexts
+from controller.pki.wanted import PROBE
 from controller.render.files import folder_of, render
 from controller.render.write import write
 from tests.lab.asterisk import Asterisk
 from tests.lab.freeswitch import FreeSwitch
 from tests.lab.lab import Lab
 from tests.lab.services import Program
-from tests.lab.sip import answers_options
+from tests.lab.sip import answers_options, answers_options_tls
 
 #: files of the lab that yield to rendered ones
 STOCK = ("pjsip.conf", "extensions.conf", "queues.conf", "rtp.conf")
@@ -46,21 +49,34 @@ def put_files(config: Config, node: Asterisk | FreeSwitch) -> Path:
     etc = node.folder / "etc"
     for name in STOCK:
         (etc / name).unlink(missing_ok=True)
-    write(replace(render(config, node.name), folder=etc))
+    # Asterisk sees its files inside its chroot.
+    write(replace(render(config, node.name, Path(node.settings.home / "etc")), folder=etc))
     manager = etc / "manager.conf"
     if "pbxctl-manager.conf" not in manager.read_text():
         with manager.open("a") as file:
             file.write("#include pbxctl-manager.conf\n")
+    if config.security.signalling == "tls":
+        node.answers_sip = asks_by_tls(config, config.nodes[node.name].sip)
     return etc
+
+
+def asks_by_tls(config: Config, sip: str) -> Callable[[], bool]:
+    """A look at host:port as the driver takes it, with its certificate."""
+    host, port = split_address(sip)
+    probe = contexts.client(config, PROBE, authority="sip").context
+    return lambda: answers_options_tls(host, port, probe)
 
 
 def start_kamailio(lab: Lab, config: Config, name: str) -> Program:
     """The edge `name` of the config, on its rendered files."""
     write(render(config, name))
-    host, port = config.edges[name].sip.rsplit(":", 1)
+    host, port = split_address(config.edges[name].sip)
+    ready: Callable[[], bool] = partial(answers_options, host, port)
+    if config.security.signalling == "tls":
+        ready = asks_by_tls(config, config.edges[name].sip)
     return lab.program(
         name,
         ["kamailio", "-f", folder_of(config, name) / "kamailio.cfg", "-DD", "-E",
          "-m", "64", "-M", "8", "-P", lab.run.folder / f"{name}.pid"],
-        ready=lambda: answers_options(host, int(port)),
+        ready=ready,
     )  # fmt: skip

@@ -119,7 +119,7 @@ class Calls:
         inside = run.inside(folder)
         (folder / "scenario.xml").write_text(_scenario(plan, f"{inside}/speech.ulaw"))
         if plan.audio:
-            (folder / "speech.ulaw").write_bytes(ulaw(speech_file(run.root)))
+            (folder / "speech.ulaw").write_bytes(ulaw_of(speech_file(run.root)))
         argv = ["chroot", str(run.root), "sipp", plan.target]
         argv += ["-sf", f"{inside}/scenario.xml", "-s", plan.number]
         argv += ["-i", address, "-mi", address, "-p", "5060"]
@@ -340,7 +340,7 @@ CSeq: 1 ACK
 """
 
 
-def ulaw(path: Path) -> bytes:
+def ulaw_of(path: Path) -> bytes:
     """A mono WAV of 8 kHz, 16 bits as raw G.711 u-law."""
     with wave.open(str(path)) as source:
         samples = array("h", source.readframes(source.getnframes()))

@@ -106,6 +106,7 @@ def test_a_whole_config(folder: Path) -> None:
          ">= 1"),
         ("password_file: secret\nedges", "password_file: secret\n    event_socket: 192.0.2.2:8021"
          "\nedges", 19, "nodes.west-1.event_socket", "not loopback"),
+        ("calls_max: 10", "phones: 192.0.2.1:5038", 12, "nodes.east-1.phones", "taken by east-1"),
         ("calls_max: 10", "names: ['not a name']", 12, "nodes.east-1.names.0", "no DNS name"),
         ("kamailio:", "east-1:", 20, "edges.east-1", "name already"),
         ("fleet: main", "fleet: main\nplacement: {silent_after_s: 5}", 2,

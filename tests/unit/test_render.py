@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from controller.config import Config
 from controller.config_file import parse
 from controller.errors import UsageError
+from controller.pki.store import renew_due
 from controller.render.files import File, Rendered, render
 from controller.render.write import write
 
@@ -53,7 +55,9 @@ def config(tmp_path: Path) -> Config:
     (tmp_path / "pw").chmod(0o600)
     (tmp_path / "redis").write_text("redis-secret\n")
     (tmp_path / "redis").chmod(0o600)
-    return parse(TEXT, str(tmp_path / "pbxctl.yaml"))
+    made = parse(TEXT, str(tmp_path / "pbxctl.yaml"))
+    renew_due(made, dt.datetime.now(dt.UTC))
+    return made
 
 
 def with_node(config: Config, name: str, **changes: object) -> Config:

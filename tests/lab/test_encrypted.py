@@ -1,0 +1,264 @@
+"""A fleet as `pbxctl init` has it: TLS 1.3 with certificates on every trunk, SRTP or no call.
+
+c (Asterisk, an edge) ──TLS──▶ k (Kamailio) ──TLS──▶ a (Asterisk)      media c ◀─SRTP─▶ a
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from controller.pki.authority import Pair, issue, make_authority
+from controller.pki.store import Store, open_store, renew_due
+from tests.lab.asterisk import Asterisk
+from tests.lab.fleet import LabFleet
+from tests.lab.freeswitch import FreeSwitch
+from tests.lab.lab import Lab
+from tests.lab.rendered import put_rendered, start_kamailio
+from tests.lab.services import Program
+from tests.lab.sip import answers_options
+from tests.lab.sipp import speech_file
+from tests.lab.tls_sip import GOOD_SDP, KEY, context, final_response, load_pair
+from tests.lab.until import until
+from tests.lab.wire import listening, stretches
+
+pytestmark = pytest.mark.lab
+
+ENCRYPTED = {"signalling": "tls", "media": "srtp-sdes", "control": "tls"}
+NOW = dt.datetime.now(dt.UTC)
+DAY = dt.timedelta(days=1)
+#: the caller: what c plays to the far end, and how it reaches the Kamailio
+SAY = """
+[say]
+exten => s,1,MixMonitor(said.wav,r(heard.wav))
+ same => n,Playback(demo-congrats)
+"""
+TO_K = """
+[to-k](pbxctl-peer)
+aors = to-k
+allow = !all,ulaw
+[to-k]
+type = aor
+contact = sip:{sip}\\;transport=tls
+"""
+
+
+@dataclass
+class World:
+    lab: Lab
+    fleet: LabFleet
+    store: Store
+    a: Asterisk
+    c: Asterisk
+    kamailio: Program
+    k: str
+
+    def sip(self, name: str) -> str:
+        config = self.fleet.config
+        return config.nodes[name].sip if name in config.nodes else config.edges[name].sip
+
+    def shows(self, pair: Pair | None) -> ssl.SSLContext:
+        return context(self.store.ca("sip"), pair, self.fleet.folder)
+
+    def of(self, name: str, authority: str = "sip") -> Pair:
+        folder = self.store.folder / authority
+        return load_pair(folder / f"{name}.pem", folder / f"{name}.key")
+
+    def say(self, endpoint: str, number: str = "9500") -> None:
+        told = self.c.ami(
+            f"Action: Originate\r\nChannel: PJSIP/{number}@{endpoint}\r\nContext: say\r\n"
+            "Exten: s\r\nPriority: 1\r\nAsync: true\r\n"
+        )
+        assert "Success" in told
+
+
+def tls_fleet(lab: Lab, nodes: dict[Asterisk | FreeSwitch, str], **settings: object) -> LabFleet:
+    """Nodes at :5061 and :5039, beside what the lab itself has at :5060 and :5038."""
+    redis = lab.redis()
+    fleet = LabFleet(lab, nodes, redis, settings={"security": ENCRYPTED, **settings})
+    document = yaml.safe_load(fleet.config_path.read_text())
+    for node in document["nodes"].values():
+        host = node["sip"].split(":")[0]
+        node |= {"user": "fleet", "sip": f"{host}:5061", "control": f"{host}:5039"}
+        if node["kind"] == "freeswitch":
+            node["event_socket"] = f"{host}:8021"
+    document["nodes"]["c"]["edge"] = True
+    fleet.config_path.write_text(yaml.safe_dump(document))
+    renew_due(fleet.config, NOW)
+    return fleet
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with Lab() as lab:
+        a, c = lab.asterisk("a"), lab.asterisk("c")
+        k = f"{lab.address()}:5061"
+        with tls_fleet(
+            lab,
+            {a: "east", c: "west"},
+            edges={"k": {"region": "east", "sip": k}},
+            numbers=[{"prefix": "95", "service": "echo", "regions": ["east"]}],
+            agent={"host": lab.address()},
+        ) as fleet:
+            config = fleet.config
+            put_rendered(config, a)
+            more = {"extensions.conf": SAY, "pjsip.conf": TO_K.format(sip=k)}
+            put_rendered(config, c, more)
+            kamailio = start_kamailio(lab, config, "k")
+            for role in ("driver", "steward", "agent"):
+                fleet.start(role)
+            fleet.until_active()
+            yield World(lab, fleet, open_store(config), a, c, kamailio, k)
+
+
+def calls_of(node: Asterisk) -> list[str]:
+    lines = node.cli("core show channels concise").splitlines()
+    return [line.split("!")[0] for line in lines if "!" in line]
+
+
+def hang_up(*nodes: Asterisk) -> None:
+    for node in nodes:
+        for channel in calls_of(node):
+            node.cli(f"channel request hangup {channel}")
+    until(lambda: not any(map(calls_of, nodes)), 5, "no calls")
+
+
+def envelope(wav: Path) -> list[float]:
+    """Loudness of each 20 ms."""
+    import wave
+    from array import array
+
+    with wave.open(str(wav)) as source:
+        samples = array("h", source.readframes(source.getnframes()))
+    return [sum(map(abs, samples[i : i + 160])) / 160 for i in range(0, len(samples) - 160, 160)]
+
+
+def likeness(one: list[float], other: list[float], lags: range) -> float:
+    """The best correlation of two envelopes, 1 for the same speech."""
+    import statistics
+
+    best = 0.0
+    for lag in lags:
+        pairs = list(zip(one[max(0, -lag) :], other[max(0, lag) :], strict=False))
+        if len(pairs) > 50:
+            best = max(best, statistics.correlation(*map(list, zip(*pairs, strict=True))))
+    return best
+
+
+@pytest.mark.parametrize("endpoint", ["to-k", "pbxctl-to-a"])
+def test_a_call_is_heard_at_the_far_end_and_by_nobody_between(world: World, endpoint: str) -> None:
+    speech = stretches(speech_file(world.lab.run.root))
+    addresses = [world.a.address, world.c.address, world.k.split(":")[0]]
+    with listening(world.lab.run, addresses) as seen:
+        world.say(endpoint)
+        until(lambda: calls_of(world.a), 5, "the call is on a")
+        (channel,) = calls_of(world.a)
+        until(lambda: packets(world.a, channel) > 150, 10, "3 s of audio came to a")
+        for what in ("rtp,secure", "pjsip,secure"):
+            answer = world.a.ami(
+                f"Action: Getvar\r\nChannel: {channel}\r\nVariable: CHANNEL({what})\r\n"
+            )
+            assert "Value: 1" in answer
+        hang_up(world.c, world.a)
+    assert len(seen.media()) > 250, "both ways"
+    assert seen.readable(speech) == 0
+    assert not seen.sip_lines()
+    spool = world.c.folder / "spool" / "monitor"
+    heard = until(lambda: spool / "heard.wav", 5, "the recording")
+    told = envelope(speech_file(world.lab.run.root))
+    assert likeness(told, envelope(heard), range(-50, 50)) > 0.7
+
+
+def packets(node: Asterisk, channel: str) -> int:
+    answer = node.ami(
+        f"Action: Getvar\r\nChannel: {channel}\r\nVariable: CHANNEL(rtcp,rxcount)\r\n"
+    )
+    return int(answer.rsplit("Value: ", 1)[-1].split()[0] or 0) if "Value: " in answer else 0
+
+
+def test_the_listener_on_the_wire_would_have_heard_a_plain_call(world: World) -> None:
+    """So that the test above can fail."""
+    plain = world.lab.asterisk("plain")
+    with listening(world.lab.run, [plain.address]) as seen:
+        world.lab.call(plain, "9664", hold_s=2)
+    assert seen.readable(stretches(speech_file(world.lab.run.root))) > 50
+    assert any(b"INVITE" in line for line in seen.sip_lines())
+
+
+@pytest.mark.parametrize("to", ["a", "k"])
+def test_plain_sip_finds_no_listener(world: World, to: str) -> None:
+    host, port = world.sip(to).split(":")
+    for candidate in (5060, int(port)):
+        assert not answers_options(host, candidate)
+    assert final_response(world.sip(to), "9500", None, source=world.c.address) == 0
+
+
+def strangers(world: World) -> dict[str, ssl.SSLContext]:
+    """Who must not get as far as SIP."""
+    sip = world.of("ca")
+    foreign = make_authority("lab", "sip", NOW)
+    old = world.shows(world.of("c"))
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+
+    def leaf(authority: Pair, began: dt.datetime) -> Pair:
+        return issue(authority, "c", [], began, days=30, server=True, client=True)
+
+    return {
+        "shows no certificate": world.shows(None),
+        "one of another authority": world.shows(leaf(foreign, NOW)),
+        "an expired one": world.shows(leaf(sip, NOW - 60 * DAY)),
+        "one that is not valid yet": world.shows(leaf(sip, NOW + 2 * DAY)),
+        "a role's": world.shows(world.of("driver", "control")),
+        "TLS 1.2": old,
+    }
+
+
+@pytest.mark.parametrize("to", ["a", "k"])
+def test_who_has_no_certificate_of_the_fleet_is_refused(world: World, to: str) -> None:
+    got = {
+        who: final_response(world.sip(to), "9500", tls, source=world.c.address)
+        for who, tls in strangers(world).items()
+    }
+    assert set(got.values()) == {0}, got
+    good = world.shows(world.of("c"))
+    assert final_response(world.sip(to), "9500", good, source=world.c.address) == 200
+
+
+BAD_OFFERS = {
+    "in clear": ("RTP/AVP", ""),
+    "in clear with keys": ("RTP/AVP", GOOD_SDP[1]),
+    "in clear with feedback": ("RTP/AVPF", ""),
+    "without keys": ("RTP/SAVP", ""),
+    "of an unknown suite": ("RTP/SAVP", f"1 AES_512_CM_HMAC_SHA3_99 inline:{KEY}"),
+    "with a short key": ("RTP/SAVP", "1 AES_CM_128_HMAC_SHA1_80 inline:c2hvcnQ="),
+    "with a key that is no base64": ("RTP/SAVP", "1 AES_CM_128_HMAC_SHA1_80 inline:%%%%"),
+    "with no cipher": ("RTP/SAVP", f"1 NULL_HMAC_SHA1_80 inline:{KEY}"),
+    "UNENCRYPTED_SRTP": ("RTP/SAVP", f"{GOOD_SDP[1]} UNENCRYPTED_SRTP"),
+}
+
+
+@pytest.mark.parametrize("offer", BAD_OFFERS)
+@pytest.mark.parametrize("to", ["a", "k"])
+def test_an_offer_of_bad_media_is_488(world: World, to: str, offer: str) -> None:
+    good = world.shows(world.of("c"))
+    sdp = BAD_OFFERS[offer]
+    assert final_response(world.sip(to), "9500", good, source=world.c.address, sdp=sdp) == 488
+
+
+def test_a_placement_from_a_stranger_is_not_believed(world: World) -> None:
+    """With a certificate of the fleet even, but from an address that is no peer's."""
+    forged = "X-Pbxctl-Placement: forged-1\r\n"
+    tls = world.shows(world.of("c"))
+    code = final_response(world.sip("a"), "9500", tls, source=world.lab.address(), headers=forged)
+    assert code in (401, 403)
+    phones = world.fleet.config.nodes["a"].phones_sip
+    code = final_response(phones, "9500", world.shows(None), source=world.c.address, headers=forged)
+    assert code >= 400, "a peer's address on the listener that asks for no certificate"
+    records = world.fleet.ask(lambda fleet: fleet.calls("a"))
+    assert not [r for r in records if r.placement == "forged-1"]
