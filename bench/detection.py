@@ -1,8 +1,8 @@
 """From a kill or freeze of a real Asterisk to the moment when `route` no longer gives that node.
 
-Each node has a region of its own without spill-over, so `route_dry` for that region gives the node or
-nothing: it is asked in turn for every region, every few milliseconds, all the while. ROTATING nodes
-are broken and mended, each on its own, out of step with the others; BYSTANDERS are never touched.
+Each node has a region of its own without spill-over, so `route_dry` for that region gives the node
+or nothing: it is asked in turn for every region, every few milliseconds, all the while. ROTATING
+nodes are broken and mended, each on its own, out of step with the others; BYSTANDERS never are.
 An Asterisk is driven by the driver role in a process of its own, as in production.
 
 A false positive: a node that was not broken at that time and yet was not given. A node counts as
@@ -24,6 +24,7 @@ from bench.figures import Figure, Report, percentile
 from controller.fleet.keys import prefix
 from tests.lab.asterisk import Asterisk
 from tests.lab.fleet import LabFleet
+from tests.lab.freeswitch import FreeSwitch
 from tests.lab.lab import Lab
 from tests.lab.until import until
 
@@ -64,7 +65,7 @@ class Watch:
         last = time.monotonic()
         while not self.over.is_set():
             for name, node in self.nodes.items():
-                reply: Any = client.execute_command(
+                reply: Any = client.execute_command(  # type: ignore[no-untyped-call]
                     "FCALL_RO",
                     "route_dry",
                     1,
@@ -132,9 +133,9 @@ def run(*, quick: bool) -> Report:
     started = time.monotonic()
     with Lab() as lab:
         nodes = [lab.asterisk(f"n{i}") for i in range(rotating + BYSTANDERS)]
-        regions = {node: node.name for node in nodes}
+        regions: dict[Asterisk | FreeSwitch, str] = {node: node.name for node in nodes}
         server = lab.redis()
-        alone = {"regions": {node.name: {} for node in nodes}}
+        alone: dict[str, Any] = {"regions": {node.name: {} for node in nodes}}
         with LabFleet(lab, regions, redis=server, settings=alone) as fleet:
             fleet.start("driver")
             fleet.until_active()

@@ -1,11 +1,11 @@
 """CPU per call of Kamailio + Redis with our route against Kamailio with dispatcher algorithm 10.
 
 The same SIPp load goes to both edges in turn, onto the same SIPp nodes that answer at once. CPU is
-what /proc says of all of Kamailio's processes and of redis-server. Our edge has two windows a round:
-one in which the nodes only beat, so that Redis's share is that of placing calls (cpu_ratio), and
-one in which every call is also confirmed, answered and ended by events (cpu_ratio_with_events): that
-is what the picture costs besides, which algorithm 10 does not have. The drivers are simulated (SIPp
-has no control port); their own CPU is not counted.
+what /proc says of all of Kamailio's processes and of redis-server. Our edge has two windows a
+round: one in which the nodes only beat, so that Redis's share is that of placing calls (cpu_ratio),
+and one in which every call is also confirmed, answered and ended by events (cpu_ratio_with_events):
+that is what the picture costs besides, which algorithm 10 does not have. The drivers are simulated
+(SIPp has no control port); their own CPU is not counted.
 """
 
 from __future__ import annotations

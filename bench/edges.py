@@ -48,8 +48,8 @@ def with_alg10(text: str) -> str:
         r'^(loadmodule "ndb_redis|modparam\("ndb_redis|include_file "pbxctl-redis)[^\n]*\n',
         "",
     )
-    text = _cut(text, r"^route\[PLACE\] \{.*?^\}\n", _PLACE)
-    text = _cut(text, r"^route\[ASK\] \{.*?^\}\n", "")
+    text = _cut(text, r"(^#[^\n]*\n)*^route\[PLACE\] \{.*?^\}\n", _PLACE)
+    text = _cut(text, r"(^#[^\n]*\n)*^route\[ASK\] \{.*?^\}\n", "")
     text = _cut(
         text, r"^(route\[IN_DIALOGUE\] \{\n)", r'\1    if (is_method("BYE")) ds_load_update();\n'
     )

@@ -2,8 +2,10 @@
 
 Both sides read real TCP in a process of their own, in turn. esl_ratio is like for like: up to a
 handler that looks at one header of each event. All other figures of ours are of the whole driver:
-framing, decoding, the picture of the calls, the queue to the worker; the stock side does less. Rates are events over the reader's own CPU time:
-each reader is one busy thread, and a machine that is shared with others falsifies only wall time.
+framing, decoding, the picture of the calls, the queue to the worker; the stock side does less.
+
+Rates are events over the reader's own CPU time: each reader is one busy thread, and a machine that
+is shared with others falsifies only the time by the clock.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ killed with its calls and started again at once. Each node's own counters tell h
 and had, so both systems are judged by the same witness. The fair share is one node's part of all
 calls that arrive in these 10 s, counted from the first call that the restarted node gets.
 
-With algorithm 10 Kamailio still counts the dead calls of the killed node until their callers hang up,
-which happens to keep it from herding here; the calls sent to the node while it was away show what
-that costs.
+no_ramp is the control: our placement by load alone, as it would be without the ramp. With
+algorithm 10 Kamailio goes on counting the dead calls of the killed node until their callers hang
+up, which happens to keep it from herding here.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.edges import start_alg10, start_ours
 from bench.figures import Figure, Report, percentile
-from controller.config import Config
+from controller.routing.policy import policy
 from tests.lab.asterisk import Asterisk
 from tests.lab.fleet import LabFleet
+from tests.lab.freeswitch import FreeSwitch
 from tests.lab.lab import Lab
-from tests.lab.services import Program
 from tests.lab.sipp import CallsResult
 from tests.lab.until import until
 
@@ -81,7 +81,11 @@ def _counters(node: Asterisk) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """share: of one node's fair share. away: calls of callers refused or given up."""
+    """share: the node's calls over one node's fair share. back_s: from ready to its first call.
+
+    refused: of the whole run. over_limit: looks at which a node had more calls than its limit.
+    slow: calls answered only after more than 1 s.
+    """
 
     share: float
     back_s: float
@@ -138,22 +142,23 @@ def run(*, quick: bool) -> Report:
         edges = {n: {"region": "east", "sip": f"{lab.address()}:5060"} for n in ("ours", "alg10")}
         settings = {"edges": edges, "placement": {"reservation_s": 5, "ramp_s": RAMP_S}}
         seen: dict[str, Outcome] = {}
-        regions = dict.fromkeys(nodes, "east")
+        regions: dict[Asterisk | FreeSwitch, str] = dict.fromkeys(nodes, "east")
         with LabFleet(lab, regions, lab.redis(), calls_max=CALLS_MAX, settings=settings) as fleet:
             fleet.start("driver")
             until(lambda: len(fleet.views()) == NODES, 20, "the nodes are known")
             until(lambda: all(v.reason in ("", "ramping up") for v in fleet.views().values()), 20,
                   "the nodes are placed on")  # fmt: skip
+            ours = start_ours(lab, fleet.config, "ours")
+            seen["ours"] = _restart(lab, edges["ours"]["sip"], nodes, hold_s)
+            _idle(nodes)
+            flat = policy(fleet.config) | {"ramp_ms": 0}
+            fleet.ask(lambda door: door.set_policy(flat))
+            seen["no_ramp"] = _restart(lab, edges["ours"]["sip"], nodes, hold_s)
+            _idle(nodes)
+            ours.stop()
             maxload = dict.fromkeys((node.name for node in nodes), CALLS_MAX)
-            starts: dict[str, Callable[[Lab, Config, str], Program]] = {
-                "ours": start_ours,
-                "alg10": lambda *args: start_alg10(*args, maxload),
-            }
-            for name, start in starts.items():
-                edge = start(lab, fleet.config, name)
-                seen[name] = _restart(lab, edges[name]["sip"], nodes, hold_s)
-                _idle(nodes)
-                edge.stop()
+            start_alg10(lab, fleet.config, "alg10", maxload)
+            seen["alg10"] = _restart(lab, edges["alg10"]["sip"], nodes, hold_s)
     figures = []
     for name, got in seen.items():
         p = "" if name == "ours" else f"{name}_"

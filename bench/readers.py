@@ -1,9 +1,11 @@
-"""One reader of an event stream, in a process of its own: python -m bench.readers KIND HOST PORT UNTIL
+"""One reader of an event stream, in a process of its own.
+
+python -m bench.readers KIND HOST PORT UNTIL
 
 KIND: esl-link (our link, up to a handler that looks at one header), greenswitch, panoramisk (the
-stock libraries, up to the same), esl, ami (our drivers, up to the NodeEvents that a worker takes). Prints "ready" once it is logged in, and
-after UNTIL events one JSON line: events, wall_s and cpu_s from the first byte sent to it (a line on
-stdin) to the last event.
+stock libraries, up to the same), esl, ami (our drivers, up to the NodeEvents that a worker takes).
+Prints "ready" once it is logged in, and after UNTIL events one JSON line: events, wall_s and cpu_s
+from the line on stdin that starts it to the last event.
 """
 
 from __future__ import annotations

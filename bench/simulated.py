@@ -87,7 +87,7 @@ class SimulatedNodes:
         """Every placed call shows on its node and is answered; node to their placements."""
         shown: dict[str, list[str]] = {}
         for lease in self._leases:
-            raw = await self.client.zrange(f"{self.prefix}:resv:{lease.node}", 0, -1)
+            raw: list[Any] = await self.client.zrange(f"{self.prefix}:resv:{lease.node}", 0, -1)
             placements = [each.decode() for each in raw]
             shown[lease.node] = placements
             for at in range(0, len(placements), BATCH):

@@ -192,6 +192,25 @@ class MetricsConfig(Strict, frozen=True):
     first_port: Annotated[int, Meta(ge=0, le=65_000)] = 9460
 
 
+Demand = Literal["require", "prefer", "off"]
+
+
+class MediaConfig(Strict, frozen=True):
+    """What is done about a call's media that is not encrypted.
+
+    require: the call is hung up. prefer: it goes on, with an alarm. off: nothing. trunk: between
+    edges and nodes; phones: everything else; unset, require unless security.media is plain. peers:
+    by name of a phone, PJSIP endpoint or FreeSWITCH profile, * and ? as wildcards, the first that
+    fits wins.
+    sample_share: of the calls, whose packets the node's agent looks at itself.
+    """
+
+    trunk: Demand | None = None
+    phones: Demand | None = None
+    peers: dict[Annotated[str, Meta(min_length=1, max_length=128)], Demand] = {}
+    sample_share: Annotated[float, Meta(ge=0, le=1)] = 0.0
+
+
 class AgentConfig(Strict, frozen=True):
     """host: where each node's agent answers its own dialplan; loopback only.
 
@@ -244,6 +263,7 @@ class Config(Strict, frozen=True):
     agent: AgentConfig = AgentConfig()
     phones: PhonesConfig = PhonesConfig()
     records: RecordsConfig = RecordsConfig()
+    media: MediaConfig = MediaConfig()
     state_dir: str = "/var/lib/pbxctl"
     #: where the file was; not a key of the file
     source: str = ""

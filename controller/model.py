@@ -71,6 +71,12 @@ class CallAnswered(msgspec.Struct, frozen=True, tag=True):
     pbx_id: str
 
 
+class MediaChanged(msgspec.Struct, frozen=True, tag=True):
+    """A leg of an answered call was answered, joined or renegotiated: ask `secure` again."""
+
+    pbx_id: str
+
+
 class CallEnded(msgspec.Struct, frozen=True, tag=True):
     """The call's last leg is gone. cause: Q.850 number, 0 when the PBX told none."""
 
@@ -127,6 +133,7 @@ NodeEvent = (
     CallStarted
     | CallPlaced
     | CallAnswered
+    | MediaChanged
     | CallEnded
     | LoadSample
     | EventsLost
@@ -157,12 +164,34 @@ class NodeFacts(msgspec.Struct, frozen=True):
 
 
 class Security(msgspec.Struct, frozen=True):
-    """What was negotiated for one leg's media. suite: "" when the PBX does not tell."""
+    """What was negotiated for one leg's media. Holds no key and must never.
+
+    encrypted: None when the PBX could not tell. suite: "" when the PBX does not tell it, as
+    Asterisk never does. peer: the PJSIP endpoint or the FreeSWITCH profile that the leg belongs
+    to. local: host:port of its RTP on the node, "" when not told.
+    """
 
     leg: str
-    encrypted: bool
+    encrypted: bool | None
     suite: str = ""
     signalling_tls: bool | None = None
+    peer: str = ""
+    local: str = ""
+
+
+MediaVerdict = Literal["encrypted", "unknown", "plain"]
+
+
+class Ruling(msgspec.Struct, frozen=True):
+    """What follows from the legs of a call (media/policy.py).
+
+    action: wait means ask again, an answer is due. cause: Q.850, for hangup. reason: for people.
+    """
+
+    verdict: MediaVerdict
+    action: Literal["none", "alarm", "wait", "hangup"] = "none"
+    cause: int = 0
+    reason: str = ""
 
 
 class OriginateRequest(msgspec.Struct, frozen=True):

@@ -70,6 +70,31 @@ class NodeAction(msgspec.Struct, frozen=True):
     message: str = ""
 
 
+class AttestedLeg(msgspec.Struct, frozen=True):
+    """encrypted, tls: null when the PBX could not tell; suite: "" when it does not."""
+
+    leg: str
+    encrypted: bool | None
+    suite: str
+    tls: bool | None
+    peer: str
+    checked_ms: int
+
+
+class Attested(msgspec.Struct, frozen=True):
+    """verdict: encrypted, plain or unknown. action: none, alarm or hangup, with its reason.
+
+    packets: what the agent saw on the wire: "" for not looked at, encrypted, clear, not checked.
+    """
+
+    verdict: str
+    action: str
+    reason: str
+    checked_ms: int
+    packets: str
+    legs: list[AttestedLeg]
+
+
 class CallView(msgspec.Struct, frozen=True):
     """One call. key: names it in every command; times are ms of Redis TIME, 0 for not yet."""
 
@@ -91,6 +116,7 @@ class CallView(msgspec.Struct, frozen=True):
     answered_ms: int
     ended_ms: int
     cause: int
+    security: Attested | None
 
 
 class Calls(msgspec.Struct, frozen=True):
@@ -237,5 +263,7 @@ def call_key(call: CallRecord) -> str:
 
 def call_view(call: CallRecord) -> CallView:
     """The record under the names that people and scripts see."""
-    values = {f: getattr(call, f) for f in CallView.__struct_fields__ if f not in ("key", "tried")}
-    return CallView(key=call_key(call), tried=sorted(call.tried), **values)
+    apart = ("key", "tried", "security")
+    values = {f: getattr(call, f) for f in CallView.__struct_fields__ if f not in apart}
+    security = msgspec.convert(call.security, Attested | None, from_attributes=True)
+    return CallView(key=call_key(call), tried=sorted(call.tried), security=security, **values)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 
 from controller.config import Config, NodeConfig, read_secret, split_address
+from controller.doctor.dumped_config import check_dump
 from controller.doctor.finding import Finding, fail, ok, warn
 from controller.doctor.picture import judge_skew
 from controller.errors import (
@@ -279,6 +280,7 @@ async def _look_into_freeswitch(
             found = [judge_modules(name, absent, node.kind)]
             if told.isdigit():
                 found.append(judge_skew(name, int(told) + 0.5 - time.time()))
+            found.append(check_dump(name, host, link.api("eval $${log_dir}").strip()))
             return found
         finally:
             link.stop()

@@ -23,7 +23,16 @@ from controller import resources
 from controller.config import Config, read_secret
 from controller.errors import CommandRefused, FleetUnreachable, StaleEpoch
 from controller.fleet.keys import prefix
-from controller.fleet.state import Beat, CallRecord, Command, Lease, NodeView, Presence
+from controller.fleet.state import (
+    Alarm,
+    Attestation,
+    Beat,
+    CallRecord,
+    Command,
+    Lease,
+    NodeView,
+    Presence,
+)
 from controller.model import (
     CallAnswered,
     CallEnded,
@@ -42,6 +51,7 @@ _HINT = "check that Redis runs and that redis.url names it: pbxctl doctor"
 _pack = msgspec.msgpack.encode
 _nodes = msgspec.msgpack.Decoder(list[NodeView])
 _call = msgspec.msgpack.Decoder(CallRecord)
+_alarm = msgspec.msgpack.Decoder(Alarm)
 
 
 def library() -> bytes:
@@ -247,6 +257,15 @@ class Fleet:
             "reconcile", lease.node, lease.epoch, _pack(packed)
         )
         return added, removed
+
+    async def attest(self, lease: Lease, pbx_id: str, told: Attestation) -> bool:
+        """Writes what a live call's media is; False when the fleet has no such call."""
+        written = await self.call_function("attest", lease.node, lease.epoch, pbx_id, _pack(told))
+        return bool(written)
+
+    async def alarms(self, limit: int = 100) -> list[Alarm]:
+        """The last alarms, newest first; some hundreds are kept."""
+        return [_alarm.decode(raw) for raw in await self.call_function("alarms", limit)]
 
     async def want(self, node: str, state: str) -> str | None:
         """Sets what the operator wants of a node; answers the former, None if unknown."""

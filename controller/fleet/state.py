@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from controller.model import NodeState, Want
+from controller.model import MediaVerdict, NodeState, Want
 
 
 class NodeView(msgspec.Struct, frozen=True):
@@ -39,11 +39,49 @@ class NodeView(msgspec.Struct, frozen=True):
     problem: str = ""
 
 
+class LegMedia(msgspec.Struct, frozen=True, rename={"encrypted": "enc", "checked_ms": "t"}):
+    """One leg's media as its PBX told it at checked_ms; encrypted None: it could not tell."""
+
+    leg: str
+    encrypted: bool | None = None
+    suite: str = ""
+    tls: bool | None = None
+    peer: str = ""
+    checked_ms: int = 0
+
+
+class Attestation(msgspec.Struct, frozen=True, rename={
+    "verdict": "v", "action": "a", "reason": "why", "checked_ms": "t",
+}):  # fmt: skip
+    """What a call's media was found to be, first so at checked_ms, and what followed from it.
+
+    action: none, alarm or hangup. packets: what the agent saw on the wire: "", "encrypted",
+    "clear" or "not checked".
+    """
+
+    verdict: MediaVerdict
+    action: str = "none"
+    reason: str = ""
+    checked_ms: int = 0
+    legs: tuple[LegMedia, ...] = ()
+    packets: str = ""
+
+
+class Alarm(msgspec.Struct, frozen=True):
+    """Something that a person should see. kind: media, packets. call: its key; t: Redis TIME."""
+
+    kind: str
+    node: str
+    call: str
+    reason: str
+    t: int
+
+
 class CallRecord(msgspec.Struct, frozen=True, rename={
     "call_id": "id", "node": "n", "placement": "p", "state": "s", "region": "r",
     "caller": "from", "callee": "to", "priority": "pri", "service": "svc",
     "placed_ms": "t", "reason": "why", "tried": "x", "pbx_id": "pbx",
-    "started_ms": "ts", "answered_ms": "ta", "ended_ms": "te",
+    "started_ms": "ts", "answered_ms": "ta", "ended_ms": "te", "security": "sec",
 }):  # fmt: skip
     """One call. call_id is "" for a call that the fleet did not place; times are Redis TIME."""
 
@@ -64,6 +102,7 @@ class CallRecord(msgspec.Struct, frozen=True, rename={
     answered_ms: int = 0
     ended_ms: int = 0
     cause: int = 0
+    security: Attestation | None = None
 
 
 class Beat(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -36,7 +36,6 @@ given as calls_max; 0 there means no limit.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 import secrets
 import ssl
@@ -56,7 +55,7 @@ from controller.model import (
     PhoneRegistered,
     Security,
 )
-from controller.pbx import asterisk_phones
+from controller.pbx import asterisk_media, asterisk_phones
 from controller.pbx.ami import CONNECT_DEADLINE_S, Link
 from controller.pbx.ami_message import Received
 from controller.pbx.asterisk_calls import (
@@ -259,16 +258,10 @@ class AsteriskDriver(Driver):
 
     async def secure(self, pbx_id: str) -> Sequence[Security]:
         call = self._calls.calls.get(pbx_id)
-        found = []
-        for uniqueid in sorted(call.legs) if call else ():
-            leg = self._calls.legs.get(uniqueid)
-            if leg is None or not leg.channel.startswith("PJSIP/"):  # Local carries no packets
-                continue
-            with contextlib.suppress(CommandRefused):  # the leg ended meanwhile
-                media = await self._getvar("CHANNEL(rtp,secure)", uniqueid)
-                signalling = await self._getvar("CHANNEL(pjsip,secure)", uniqueid)
-                found.append(Security(leg.channel, media == "1", signalling_tls=signalling == "1"))
-        return found
+        known = ((uid, self._calls.legs.get(uid)) for uid in sorted(call.legs if call else ()))
+        return await asterisk_media.security(
+            self._getvar, [(uid, leg) for uid, leg in known if leg is not None]
+        )
 
     async def _getvar(self, variable: str, channel: str) -> str:
         answer = await self._link.ask("Getvar", Variable=variable, Channel=channel)

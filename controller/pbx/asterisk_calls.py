@@ -23,7 +23,15 @@ from collections.abc import Iterable
 
 import msgspec
 
-from controller.model import CallAnswered, CallEnded, CallPlaced, CallStarted, CallTruth, NodeEvent
+from controller.model import (
+    CallAnswered,
+    CallEnded,
+    CallPlaced,
+    CallStarted,
+    CallTruth,
+    MediaChanged,
+    NodeEvent,
+)
 from controller.pbx.ami_message import Received
 from controller.pbx.base import VALUE_MAX_CHARS
 
@@ -41,6 +49,9 @@ class Leg(msgspec.Struct, gc=False):
     linkedid: str
     channel: str  # e.g. PJSIP/trunk-0000001a
     bridge: str = ""
+    up: bool = False
+    tls: str = ""  # what asterisk_media learnt of it and does not change: asked once
+    rtp: str = ""
 
 
 class Call(msgspec.Struct, gc=False):
@@ -195,6 +206,16 @@ class Calls:
             self._announce(linkedid, out)
             if linkedid not in self._ended:
                 out.append(CallAnswered(linkedid))
+        leg = self.legs[uniqueid]
+        if not leg.up and headers.get("ChannelState") == UP:
+            leg.up = True
+            self._media(linkedid, out)
+
+    def _media(self, pbx_id: str, out: list[NodeEvent]) -> None:
+        """A leg came up in the call or joined it; CallAnswered says as much itself."""
+        told = CallAnswered(pbx_id)
+        if self.calls[pbx_id].answered and pbx_id not in self._ended and told not in out:
+            out.append(MediaChanged(pbx_id))
 
     def _announce(self, pbx_id: str, out: list[NodeEvent]) -> None:
         call = self.calls[pbx_id]
@@ -209,6 +230,8 @@ class Calls:
         self.calls[linkedid].legs[uniqueid] = None
         self.calls[old].legs.pop(uniqueid, None)
         self._end_if_empty(old, out)
+        if leg.up:
+            self._media(linkedid, out)
 
     def _hangup(self, uniqueid: str, cause: str, out: list[NodeEvent]) -> None:
         self._leave(uniqueid)

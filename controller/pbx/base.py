@@ -56,6 +56,9 @@ class Driver(ABC):
     #: events dropped because they could not be understood, for the metric
     bad_events: int = 0
 
+    #: how often `secure` must be asked again to notice a renegotiation: what no event tells
+    recheck_s: float = 0.8
+
     @abstractmethod
     async def connect(self) -> NodeFacts:
         """Opens the link, logs in, subscribes. Ends within 5 s, in one way or another.
@@ -108,7 +111,11 @@ class Driver(ABC):
 
     @abstractmethod
     async def secure(self, pbx_id: str) -> Sequence[Security]:
-        """What was negotiated for the media of each leg of an answered call."""
+        """What was negotiated for the media of each leg of an answered call.
+
+        Legs that reach no wire (Local, loopback) are left out; empty: no such call, or none but
+        those. A leg of which the PBX cannot tell is there with encrypted=None.
+        """
 
     @abstractmethod
     async def reload(self, module: str) -> None:

@@ -36,7 +36,7 @@ from controller.model import (
     PhoneRegistered,
     Security,
 )
-from controller.pbx import freeswitch_phones
+from controller.pbx import freeswitch_media, freeswitch_phones
 from controller.pbx import freeswitch_text as text
 from controller.pbx.base import COMMAND_DEADLINE_S, PING_INTERVAL_S, Driver
 from controller.pbx.esl import EslLink, Job
@@ -50,7 +50,6 @@ PLACEMENT_WAIT_S = 0.1
 SILENCE_MAX_S = 6.0
 # Between readings of the list; together longer than its lag, shorter than a command's deadline.
 _LIST_PAUSES_S = (0.1, 0.2, 0.4, 0.8, 0.0)
-_SUITE_MAX_CHARS = 64  # the longest name of an SRTP suite has 35
 _NO_CHANNEL = "-ERR No such channel"
 
 
@@ -60,6 +59,8 @@ class FreeSwitchDriver(Driver):
     tls: made by gevent.ssl, for a node behind stunnel. queue_cap: events kept for a slow reader of
     `watch`.
     """
+
+    recheck_s = 5.0  # sofia::reinvite tells of what the far end changes
 
     def __init__(
         self,
@@ -170,7 +171,6 @@ class FreeSwitchDriver(Driver):
                 continue
             if name == "CUSTOM":
                 out += freeswitch_phones.told(event)
-                continue
             out += self._calls.take(event)
             if name == "CHANNEL_CREATE":
                 leg = event.get("Unique-ID")
@@ -271,18 +271,15 @@ class FreeSwitchDriver(Driver):
             raise CommandRefused(f"fsctl {verb} inbound had no effect")
 
     def _green_secure(self, pbx_id: str) -> Sequence[Security]:
-        """Legs with SIP media; a loopback leg has none on any wire and is left out."""
-        out = []
-        for leg in self._legs(pbx_id):
-            # An outbound leg has the Via that FreeSWITCH itself wrote, an inbound one the peer's.
-            names = ("channel_name", "rtp_has_crypto", "sip_via_protocol", "sip_full_via")
-            answers = self._link.pipeline([f"uuid_getvar {leg} {name}" for name in names])
-            channel, suite, transport, via = (_value(answer) for answer in answers)
-            if channel.startswith("sofia/"):
-                transport = transport or via.partition(" ")[0].rpartition("/")[2]
-                tls = transport.lower() == "tls" if transport else None
-                out.append(Security(leg, bool(suite), suite[:_SUITE_MAX_CHARS], tls))
-        return out
+        legs = self._legs(pbx_id)
+        asked = [f"uuid_getvar {leg} {name}" for leg in legs for name in freeswitch_media.ASKED]
+        answers = iter(self._link.pipeline(asked))
+        found = []
+        for leg in legs:
+            told = {name: _value(next(answers)) for name in freeswitch_media.ASKED}
+            if (security := freeswitch_media.security(leg, told)) is not None:
+                found.append(security)
+        return found
 
 
 def _value(answer: str) -> str:

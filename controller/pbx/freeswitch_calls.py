@@ -34,6 +34,7 @@ from controller.model import (
     CallStarted,
     CallTruth,
     LoadSample,
+    MediaChanged,
     NodeEvent,
 )
 from controller.pbx.base import VALUE_MAX_CHARS
@@ -43,7 +44,7 @@ EVENTS = (
     "CHANNEL_CREATE CHANNEL_PROGRESS CHANNEL_PROGRESS_MEDIA CHANNEL_ANSWER CHANNEL_BRIDGE "
     "CHANNEL_UUID CHANNEL_DESTROY HEARTBEAT BACKGROUND_JOB "
     # subclasses of CUSTOM, which must come last
-    "CUSTOM sofia::register sofia::unregister sofia::expire"
+    "CUSTOM sofia::register sofia::unregister sofia::expire sofia::reinvite"
 )
 _ENDED_KEPT = 20_000  # ids of legs gone, so that nothing repeated brings them back
 _PLACEMENT = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)
@@ -94,6 +95,8 @@ class Calls:
         name = event.get("Event-Name")
         if name == "CHANNEL_DESTROY":
             return list(self._leave(leg, _cause(event)))
+        if name == "CUSTOM":  # sofia::reinvite carries nothing but the leg
+            return self._media(self._by_leg.get(leg))
         if name == "CHANNEL_UUID":
             self._rename(event.get("Old-Unique-ID"), leg)
             return []
@@ -112,11 +115,15 @@ class Calls:
         waits = name == "CHANNEL_CREATE" and event.get("variable_sip_h_X-Pbxctl-Placement")
         if call.placement or not waits or len(call.legs) > 1:
             out += self._tell(call)
+        before, legs = call, len(call.legs)
         if name == "CHANNEL_BRIDGE":
             out += self._merge(event.get("Bridge-A-Unique-ID"), event.get("Bridge-B-Unique-ID"))
             call = self._by_leg[leg]
         if event.get("Answer-State") == "answered" and leg == call.legs[0]:
             out += self._answer(call)
+        joined = name == "CHANNEL_BRIDGE" and (call is not before or len(call.legs) != legs)
+        if (joined or name == "CHANNEL_ANSWER") and CallAnswered(call.pbx_id) not in out:
+            out += self._media(call)
         return out
 
     def load(self, event: EslEvent, now_s: float) -> LoadSample:
@@ -244,6 +251,10 @@ class Calls:
             call.answered = True
             yield from self._tell(call)
             yield CallAnswered(call.pbx_id)
+
+    @staticmethod
+    def _media(call: _Call | None) -> list[NodeEvent]:
+        return [MediaChanged(call.pbx_id)] if call is not None and call.answered else []
 
     def _merge(self, leg_a: str, leg_b: str) -> Iterator[NodeEvent]:
         a, b = self._by_leg.get(leg_a), self._by_leg.get(leg_b)

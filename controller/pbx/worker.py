@@ -20,8 +20,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import msgspec
-
 from controller.config import NodeConfig, read_secret, split_address
 from controller.errors import (
     CommandRefused,
@@ -36,9 +34,11 @@ from controller.fleet import commands
 from controller.fleet.commands import CommandResult
 from controller.fleet.functions import Fleet
 from controller.fleet.reconcile import LiveSet
-from controller.fleet.state import Beat, Lease
+from controller.fleet.state import Attestation, Beat, Lease
 from controller.model import CallTruth, EventsLost, LoadSample, NodeEvent, NodeFacts
+from controller.pbx.attestor import Attestor, Judge
 from controller.pbx.base import Driver
+from controller.pbx.carry_out import carry_out
 from controller.pbx.options import OptionsProbe
 from controller.pbx.worker_metrics import (
     BAD_EVENTS,
@@ -65,7 +65,10 @@ log = logging.getLogger(__name__)
 
 
 class Worker:
-    """Runs until cancelled. `new_driver` makes an unconnected Driver from the node's secret."""
+    """Runs until cancelled. `new_driver` makes an unconnected Driver from the node's secret.
+
+    judge: what media must be; None where nothing is asked of it.
+    """
 
     def __init__(
         self,
@@ -76,6 +79,7 @@ class Worker:
         probe: OptionsProbe,
         owner: str,
         new_driver: Callable[[NodeConfig, str], Driver],
+        judge: Judge | None = None,
     ) -> None:
         self.fleet = fleet
         self.lease: Lease | None = lease
@@ -85,6 +89,8 @@ class Worker:
         self._probe = probe
         self._owner = owner
         self._new_driver = new_driver
+        self._judge = judge
+        self._attestor: Attestor | None = None
         self._live = LiveSet()
         self._phones = Registrations(fleet, lease.node)
         self._driver: Driver | None = None
@@ -157,6 +163,8 @@ class Worker:
     async def _connection(self) -> None:
         driver = self._new_driver(self.config, read_secret(self._secret_file))
         self._driver = driver
+        if self._judge:
+            self._attestor = Attestor(self.name, self._judge, self._attest)
         try:
             self._facts = await driver.connect()
             self._problem = ""
@@ -174,6 +182,8 @@ class Worker:
                 group.create_task(self._probes())
                 group.create_task(self._commands(driver))
                 group.create_task(self._phones.watch(driver))
+                if self._attestor:
+                    group.create_task(self._attestor.run(driver))
         except BaseExceptionGroup as errors:
             # One task's end ends the connection; the first reason is the one to tell.
             raise errors.exceptions[0] from None
@@ -238,6 +248,8 @@ class Worker:
                     elif isinstance(event, EventsLost):
                         EVENTS_LOST.labels(self.name).inc(event.count)
                         self._out_of_step()
+                if self._attestor:
+                    self._attestor.heard(batch)
                 await self._write_events(batch)
             self._phones.take(batch)
         raise LinkLost("the driver's stream of events ended")
@@ -255,6 +267,16 @@ class Worker:
             WORDS_LOST.inc()
             self._registered = False
             self._out_of_step()
+
+    async def _attest(self, pbx_id: str, told: Attestation) -> bool:
+        async with self._writing:
+            if self.lease is None or not self._registered:
+                return False
+            try:
+                return await self.fleet.attest(self.lease, pbx_id, told)
+            except (StaleEpoch, FleetUnreachable):  # the next beat finds out and acts on it
+                WORDS_LOST.inc()
+                return False
 
     async def _beats(self, driver: Driver) -> None:
         was_silent = False
@@ -322,6 +344,8 @@ class Worker:
         listed: list[CallTruth] = list(await driver.truth())
         async with self._writing:
             erred = self._live.mend(listed, asked_s)
+            if self._attestor:
+                self._attestor.listed(self._live.calls.values())
             if self.lease is None or not self._registered:
                 return
             try:
@@ -347,7 +371,7 @@ class Worker:
                 while self.lease and (command := await self.fleet.take(self.lease)):
                     lease, lost = self.lease, None
                     try:
-                        result = await self._run_command(driver, command.body)
+                        result = await carry_out(driver, command.body, self._compare)
                     except LinkLost as error:
                         lost = error
                         result = CommandResult("unknown", error.message)
@@ -356,32 +380,3 @@ class Worker:
                         raise lost
             except (StaleEpoch, FleetUnreachable) as error:
                 log.warning("node %s: a command's result is lost: %s", self.name, error)
-
-    async def _run_command(self, driver: Driver, body: bytes) -> CommandResult:
-        try:
-            command = commands.decode_command(body)
-        except (msgspec.ValidationError, msgspec.DecodeError) as error:
-            return CommandResult("failed", f"not a command: {error}")
-        pbx_id = ""
-        try:
-            match command:
-                case commands.Drain():
-                    await driver.drain()
-                case commands.Resume():
-                    await driver.resume()
-                case commands.Hangup():
-                    if not await driver.hangup(command.pbx_id, command.cause):
-                        return CommandResult("failed", "the node has no such call")
-                case commands.Originate():
-                    pbx_id = await driver.originate(command.request)
-                case commands.Reload():
-                    await driver.reload(command.module)
-                case commands.Truth():
-                    await self._compare(driver)
-        except LinkLost:
-            raise
-        except DeadlineExceeded as error:
-            return CommandResult("unknown", error.message)
-        except PbxctlError as error:
-            return CommandResult("failed", error.message)
-        return CommandResult("done", "", pbx_id)

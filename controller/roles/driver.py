@@ -11,12 +11,14 @@ import logging
 import os
 import secrets
 import socket
+from functools import partial
 
 from controller import metrics
 from controller.config import Config
 from controller.errors import FleetUnreachable, StaleEpoch
 from controller.fleet.functions import Fleet, connect
 from controller.fleet.state import Lease
+from controller.media.policy import Demands, judge
 from controller.model import Kind
 from controller.pbx.drivers import Drivers
 from controller.pbx.hub import GreenHub
@@ -64,6 +66,9 @@ class _Crew:
         self._drivers = drivers
         self._owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._policy = policy(config)
+        demands = Demands.of(config)
+        # With everything off no node is asked anything.
+        self._judge = partial(judge, demands) if demands.strictest != "off" else None
         self._workers: dict[str, tuple[Worker, asyncio.Task[None]]] = {}
         self._away = False
 
@@ -106,6 +111,7 @@ class _Crew:
             self._probe,
             self._owner,
             self._drivers.new,
+            self._judge,
         )
         task = asyncio.create_task(worker.run(), name=f"worker {lease.node}")
         self._workers[lease.node] = (worker, task)

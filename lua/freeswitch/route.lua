@@ -5,12 +5,12 @@
 --
 -- mod_curl counts its time limit in whole seconds. The agent answers within its own deadline
 -- (200 ms); the 1 s here is for an agent that hangs. One that is down refuses at once.
+-- A node that says nothing, not even 100, is given up after timer-T1X64 of the profile `pbxctl`,
+-- before its reservation ends; leg_progress_timeout would also end calls that ring late.
 -- What callers sent goes out percent-encoded; the number is checked before it is dialled.
 
 local NODE, REGION, AGENT, DOMAIN = argv[1], argv[2], argv[3], argv[4]
 local TRIES_MAX = 3
--- A node that shows no progress within 2 s is given up, before its reservation ends.
-local PROGRESS_S = 2
 
 -- Causes after which another node may do better; 503 is NORMAL_TEMPORARY_FAILURE here. Busy, an
 -- unknown number and the like are the caller's answer.
@@ -79,8 +79,7 @@ local function run()
       return session:transfer(number, 'XML', 'pbxctl-services')
     end
     session:execute('bridge', string.format(
-      '{sip_h_X-Pbxctl-Placement=%s,leg_progress_timeout=%d}sofia/pbxctl/%s@%s', placement,
-      PROGRESS_S, number, address_or_cause))
+      '{sip_h_X-Pbxctl-Placement=%s}sofia/pbxctl/%s@%s', placement, number, address_or_cause))
     local cause = session:getVariable('originate_disposition')
     if not session:ready() then
       return

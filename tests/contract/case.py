@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-from controller.model import CallEnded, CallStarted, NodeEvent
+from controller.model import CallEnded, CallStarted, MediaChanged, NodeEvent
 from controller.pbx.base import Driver
 
 PLACEMENT = "pl-contract-1"  # what every call of a case carries as X-Pbxctl-Placement
@@ -105,8 +105,8 @@ class Watcher:
 
     @property
     def calls(self) -> list[NodeEvent]:
-        """The events of calls, without load samples."""
-        return [e for e in self.events if hasattr(e, "pbx_id")]
+        """What begins, changes and ends calls, without load samples and news of media."""
+        return [e for e in self.events if hasattr(e, "pbx_id") and not isinstance(e, MediaChanged)]
 
     def started(self) -> list[CallStarted]:
         return [e for e in self.events if isinstance(e, CallStarted)]

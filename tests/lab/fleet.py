@@ -14,7 +14,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -45,7 +45,7 @@ class LabFleet:
     """nodes: running PBXs and their regions. redis: None for the private one of `pbxctl up`.
 
     user: who logs in; on rendered files another than the lab's own, whose rights are wider.
-    settings: further keys of the config.
+    edge_nodes: names of PBXs that act as an edge. settings: further keys of the config.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class LabFleet:
         *,
         calls_max: int = 100,
         user: str = "pbxctl",
+        edge_nodes: Collection[str] = (),
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.lab = lab
@@ -87,6 +88,7 @@ class LabFleet:
                 "control": f"{node.address}:{AMI_PORT if kind == 'asterisk' else ESL_PORT}",
                 "password_file": str(secret),
                 "calls_max": calls_max,
+                "edge": node.name in edge_nodes,
             }
         for key, value in (settings or {}).items():
             document[key] = {**document.get(key, {}), **value} if isinstance(value, dict) else value

@@ -65,8 +65,10 @@ class FreeSwitch(Node):
             for part in (f"-{name}", str(self.folder / name))
         ]
         flags = ["-nonat", "-nonatmap", "-np", "-nf", "-nc"]
+        # Its log folder gets a copy of the whole config, with the password.
+        closed = ["sh", "-c", 'umask 077 && exec "$@"', "sh"]
         # No -base: it would look for the modules below it, too.
-        return [self._binary, *flags, *places]
+        return [*closed, self._binary, *flags, *places]
 
     def is_ready(self) -> bool:
         try:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from controller.config import NodeConfig
-from controller.doctor import host, nodes, picture
+from controller.doctor import dumped_config, host, nodes, picture
 from controller.doctor.finding import Finding, Level
 from controller.errors import LoginRefused
 from controller.fleet.functions import library
@@ -52,6 +52,12 @@ A, F = Kind.ASTERISK, Kind.FREESWITCH
         (picture.judge_crew(Presence(0, "s", ()))[1], Level.FAIL),
         (picture.judge_crew(Presence(0, "s", ("d",)))[0], Level.OK),
         (picture.judge_place(None, "e1"), Level.WARN),
+        (dumped_config.judge_dump("n", "/l/f", 0o600, 0o755), Level.OK),
+        (dumped_config.judge_dump("n", "/l/f", 0o644, 0o750), Level.OK),
+        (dumped_config.judge_dump("n", "/l/f", 0o644, 0o755), Level.FAIL),
+        (dumped_config.check_dump("n", "192.0.2.1", "/"), Level.OK),
+        (dumped_config.check_dump("n", "127.0.0.1", "/nowhere"), Level.OK),
+        (dumped_config.check_dump("n", "127.0.0.1", "/a\0b"), Level.WARN),
         (nodes.judge_version("n", NodeFacts(F, "1.11.2", 1)), Level.OK),
         (nodes.judge_version("n", NodeFacts(F, "1.11.1", 1)), Level.FAIL),
         (nodes.judge_version("n", NodeFacts(A, "22.10.1", 1)), Level.OK),

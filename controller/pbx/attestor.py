@@ -1,0 +1,194 @@
+"""Asks a node of its calls' media, has it judged, writes it down, and ends what must not go on.
+
+One per connection of one worker; all state is in memory and made anew from the node's list.
+
+    never in the way   `heard` and `listed` only note what is due; ASKERS tasks do the asking, so
+                       the pump of events never waits and a node has few questions open at a time.
+    fails closed       a call of which nothing is known within the policy's grace is judged as
+                       clear; hanging up does not wait for Redis.
+    silence            of a PBX about a call attested before is no change of it: a frozen node that
+                       thaws keeps its calls.
+    again              each call is asked about again every `driver.recheck_s`, within
+                       RECHECKS_PER_S: that notices what no event tells, and repeats a hang-up that
+                       had no effect. More calls than that make the round longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+
+from controller.errors import CommandRefused, DeadlineExceeded
+from controller.fleet.state import Attestation, LegMedia
+from controller.model import (
+    CallAnswered,
+    CallEnded,
+    CallTruth,
+    MediaChanged,
+    NodeEvent,
+    Ruling,
+    Security,
+)
+from controller.pbx import attestor_metrics as metrics
+from controller.pbx.base import Driver
+
+ASKERS = 8
+ASK_TIMEOUT_S = 0.25
+ASK_AGAIN_S = 0.05
+HANGUP_TIMEOUT_S = 1.0
+RECHECKS_PER_S = 500
+
+log = logging.getLogger(__name__)
+
+Judge = Callable[[Sequence[Security] | None, float], Ruling]
+"""The legs, None when the PBX did not answer, and the seconds since the call's answer."""
+Write = Callable[[str, Attestation], Coroutine[None, None, bool]]
+"""pbx_id and what it is attested to be; False when it could not be written."""
+
+
+@dataclass
+class _Answered:
+    since_s: float
+    attested: Attestation | None = None
+    written: bool = False
+    checked_s: float = 0.0
+
+
+class Attestor:
+    def __init__(self, node: str, judge: Judge, write: Write) -> None:
+        self._node = node
+        self._judge = judge
+        self._write = write
+        self._calls: dict[str, _Answered] = {}
+        self._due: dict[str, None] = {}
+        self._wake = asyncio.Semaphore(0)
+
+    def heard(self, events: Iterable[NodeEvent]) -> None:
+        """Takes note of events, in their order. Never waits."""
+        for event in events:
+            match event:
+                case CallAnswered() | MediaChanged():
+                    self._ask_about(event.pbx_id)
+                case CallEnded():
+                    self._calls.pop(event.pbx_id, None)
+                    self._due.pop(event.pbx_id, None)
+
+    def listed(self, calls: Iterable[CallTruth]) -> None:
+        """The node's own list: what it has answered and we have not heard of is due too."""
+        answered = {call.pbx_id for call in calls if call.answered}
+        for pbx_id in answered - self._calls.keys():
+            self._ask_about(pbx_id)
+        for pbx_id in self._calls.keys() - answered:
+            del self._calls[pbx_id]
+
+    def _ask_about(self, pbx_id: str) -> None:
+        self._calls.setdefault(pbx_id, _Answered(time.monotonic()))
+        if pbx_id not in self._due:
+            self._due[pbx_id] = None
+            self._wake.release()
+
+    async def run(self, driver: Driver) -> None:
+        """Until cancelled or the link is lost."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(ASKERS):
+                group.create_task(self._ask_each(driver))
+            group.create_task(self._recheck(driver))
+
+    async def _ask_each(self, driver: Driver) -> None:
+        while True:
+            await self._wake.acquire()
+            if not self._due:  # the call ended first
+                continue
+            pbx_id = next(iter(self._due))
+            del self._due[pbx_id]
+            await self._attest(driver, pbx_id)
+
+    async def _recheck(self, driver: Driver) -> None:
+        while True:
+            await asyncio.sleep(driver.recheck_s / 4)
+            now_s = time.monotonic()
+            old_s = now_s - driver.recheck_s
+            budget = round(RECHECKS_PER_S * driver.recheck_s / 4)
+            for pbx_id, call in self._calls.items():
+                if budget and call.checked_s and call.checked_s < old_s:
+                    budget -= 1
+                    self._ask_about(pbx_id)
+
+    async def _attest(self, driver: Driver, pbx_id: str) -> None:
+        call = self._calls.get(pbx_id)
+        if call is None:
+            return
+        legs = await self._ask(driver, pbx_id)
+        call.checked_s = time.monotonic()
+        if pbx_id not in self._calls or (not legs and call.attested is not None):
+            return
+        ruling = self._judge(legs, call.checked_s - call.since_s)
+        if ruling.action == "wait":
+            asyncio.get_running_loop().call_later(ASK_AGAIN_S, self._ask_again, pbx_id)
+        else:
+            await self._rule(driver, pbx_id, call, ruling, legs or ())
+
+    def _ask_again(self, pbx_id: str) -> None:
+        if pbx_id in self._calls:
+            self._ask_about(pbx_id)
+
+    async def _ask(self, driver: Driver, pbx_id: str) -> Sequence[Security] | None:
+        """Once, and once more when the first had no answer."""
+        for _ in range(2):
+            try:
+                async with asyncio.timeout(ASK_TIMEOUT_S):
+                    return await driver.secure(pbx_id)
+            except (TimeoutError, DeadlineExceeded, CommandRefused):
+                metrics.UNANSWERED.labels(self._node).inc()
+        return None
+
+    async def _rule(
+        self,
+        driver: Driver,
+        pbx_id: str,
+        call: _Answered,
+        ruling: Ruling,
+        legs: Sequence[Security],
+    ) -> None:
+        told = Attestation(
+            ruling.verdict,
+            ruling.action,
+            ruling.reason,
+            legs=tuple(
+                LegMedia(leg.leg, leg.encrypted, leg.suite, leg.signalling_tls, leg.peer)
+                for leg in legs
+            ),
+        )
+        first, changed = call.attested is None, call.attested != told
+        call.attested = told
+        write = None
+        if changed or not call.written:
+            write = asyncio.create_task(self._write(pbx_id, told))
+        try:
+            if changed:
+                self._tell(pbx_id, told)
+            if ruling.action == "hangup":
+                metrics.HANGUPS.labels(self._node).inc(changed)
+                async with asyncio.timeout(HANGUP_TIMEOUT_S):
+                    await driver.hangup(pbx_id, ruling.cause)
+        except (TimeoutError, DeadlineExceeded, CommandRefused) as error:
+            log.warning("node %s: a call was not hung up yet: %r", self._node, error)
+        finally:
+            if write is not None:
+                call.written = await write
+        if first:
+            metrics.SECONDS.observe(time.monotonic() - call.since_s)
+
+    def _tell(self, pbx_id: str, told: Attestation) -> None:
+        for leg in told.legs:
+            verdict = {True: "encrypted", False: "plain", None: "unknown"}[leg.encrypted]
+            metrics.LEGS.labels(metrics.suite_label(leg.suite, leg.encrypted), verdict).inc()
+        if told.action != "none":
+            metrics.ALARMS.labels("media").inc()
+            log.warning(
+                "node %s: call %s: %s%s", self._node, pbx_id, told.reason,
+                "; hung up" if told.action == "hangup" else "", extra={"node": self._node},
+            )  # fmt: skip

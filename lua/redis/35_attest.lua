@@ -1,0 +1,54 @@
+-- What a call's media was found to be (controller/media/policy.py decides, the driver writes). It is
+-- the field `sec` of the call's record:
+--   v a why t   verdict, action (none alarm hangup), reason, ms since which it stands so
+--   legs        list of {leg, enc, suite, tls, peer, t}; no key is ever among them
+--   packets     what the node's agent saw on the wire, set by `packets`
+-- P:alarms      list, newest first, msgpack {kind, node, call, reason, t}
+
+local ALARMS_MAX = 500
+local REASON_MAX = 256
+
+local function alarm(P, kind, name, key, reason, now)
+  redis.call('LPUSH', P .. ':alarms', cmsgpack.pack({
+    kind = kind, node = name, call = key, reason = clean(reason, REASON_MAX), t = now,
+  }))
+  redis.call('LTRIM', P .. ':alarms', 0, ALARMS_MAX - 1)
+  redis.call('HINCRBY', P .. ':stats', 'alarm:' .. kind, 1)
+end
+
+-- attest: KEYS P; ARGV node epoch pbx_id msgpack {v, a, why, legs}. Repeatable: only a change of
+-- verdict or action raises an alarm again. Returns 1, or 0 when the node has no such call.
+redis.register_function('attest', function(keys, args)
+  local P, name, now = keys[1], args[1], now_ms()
+  local stale = fenced(P, name, args[2])
+  if stale then
+    return stale
+  end
+  local key = redis.call('HGET', P .. ':live:' .. name, args[3])
+  local call = key and read_call(P, key)
+  if not call then
+    return 0
+  end
+  local told, before = cmsgpack.unpack(args[4]), call.sec or {}
+  for _, leg in ipairs(told.legs) do
+    leg.leg, leg.suite, leg.peer, leg.t = clean(leg.leg), clean(leg.suite), clean(leg.peer), now
+  end
+  if told.a ~= 'none' and (before.v ~= told.v or before.a ~= told.a) then
+    alarm(P, 'media', name, key, told.why, now)
+  end
+  call.sec = {
+    v = told.v, a = told.a, why = clean(told.why, REASON_MAX), t = now, legs = told.legs,
+    packets = before.packets,
+  }
+  write_call(P, key, call, LIVE_KEEP_MS)
+  return 1
+end)
+
+-- alarms: KEYS P; ARGV limit. Returns msgpack alarms, newest first.
+redis.register_function {
+  function_name = 'alarms',
+  flags = { 'no-writes' },
+  callback = function(keys, args)
+    return redis.call('LRANGE', keys[1] .. ':alarms', 0, tonumber(args[1]) - 1)
+  end,
+}
