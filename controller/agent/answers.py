@@ -2,14 +2,16 @@
 
 Query: call, region, callee, caller, node (who asks), failed. The answer is one line,
 `verdict|node|address|placement|cause|service`, which CUT() and Lua's string library read without
-a parser, or JSON when the Accept header asks for it. Verdict: place or reject. It is always
-answered within the deadline and a little, by Redis or, failing that, by the snapshot.
+a parser, or JSON when the Accept header asks for it. Verdict: place, reject, or search: the number
+is a phone and Redis, which knows where it is, is away, so the dialplan tries the nodes. It is
+always answered within the deadline and a little, by Redis or, failing that, by the snapshot.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -21,7 +23,7 @@ from controller.errors import PbxctlError
 from controller.fleet.functions import Fleet
 from controller.metrics import make_registry
 from controller.model import Placed, Rejected, Verdict
-from controller.routing.fallback import Ask, Fallback, Snapshot
+from controller.routing.fallback import Ask, Fallback, Snapshot, range_of
 
 CALL_ID_MAX_CHARS = 256  # of a Call-ID; longer ones are refused, as cutting them could mix up calls
 TEXT_MAX_CHARS = 128
@@ -60,10 +62,22 @@ def _text(request: web.Request, key: str) -> str:
     return raw.encode("utf-8", "replace").decode("utf-8", "replace").replace("\0", "")
 
 
-class Answers:
-    """Asks the fleet, else the snapshot, which the caller of this class keeps fresh."""
+class Search(msgspec.Struct, frozen=True, tag="search"):
+    """Try every node; those where the phone is registered ring it."""
 
-    def __init__(self, config: Config, fleet: Fleet) -> None:
+    reason: str = "Redis is away, and it alone knows where the phone is"
+
+
+class Answers:
+    """Asks the fleet, else the snapshot, which the caller of this class keeps fresh.
+
+    is_phone: whether a number is a phone that the nodes here hold.
+    """
+
+    def __init__(
+        self, config: Config, fleet: Fleet, is_phone: Callable[[str], bool] = lambda _: False
+    ) -> None:
+        self._is_phone = is_phone
         self._config = config
         self._fleet = fleet
         self._fallback = Fallback(config)
@@ -86,7 +100,7 @@ class Answers:
             _bad.inc()
             return web.Response(status=400, text="call and a known region are needed\n")
         verdict, source = await self._verdict(question)
-        word = "place" if isinstance(verdict, Placed) else "reject"
+        word = line(verdict).partition("|")[0]
         _answered.labels(word, source).inc()
         _seconds.observe(time.monotonic() - began)
         if "application/json" in request.headers.get("Accept", ""):
@@ -106,7 +120,7 @@ class Answers:
         )
         return _Question(ask, _text(request, "caller")[:TEXT_MAX_CHARS])
 
-    async def _verdict(self, question: _Question) -> tuple[Verdict, str]:
+    async def _verdict(self, question: _Question) -> tuple[Verdict | Search, str]:
         ask = question.ask
         try:
             async with asyncio.timeout(self._deadline_s):
@@ -114,16 +128,24 @@ class Answers:
                     ask.call_id, ask.region, question.caller, ask.callee, "", ask.failed
                 )
         except (PbxctlError, TimeoutError):
-            return self._fallback.decide(ask, self.snapshot, time.monotonic()), "snapshot"
+            return self._without_redis(ask), "snapshot"
         if isinstance(verdict, Rejected) and verdict.blind:
-            return self._fallback.decide(ask, self.snapshot, time.monotonic()), "snapshot"
+            return self._without_redis(ask), "snapshot"
         if isinstance(verdict, Placed):
             self._fallback.remember(ask.call_id, verdict)
         return verdict, "redis"
 
+    def _without_redis(self, ask: Ask) -> Verdict | Search:
+        number = range_of(self._config.numbers, ask.callee)
+        if (number is None or number.service == "phone") and self._is_phone(ask.callee):
+            return Search()
+        return self._fallback.decide(ask, self.snapshot, time.monotonic())
 
-def line(verdict: Verdict) -> str:
+
+def line(verdict: Verdict | Search) -> str:
     """The verdict as a dialplan reads it; `|` stands in none of the fields."""
+    if isinstance(verdict, Search):
+        return "search|||||"
     if isinstance(verdict, Placed):
         fields = ("place", verdict.node, verdict.address, verdict.placement, "", verdict.service)
     else:

@@ -21,7 +21,7 @@ from controller.fleet.phones import FleetPhones, NodePhones, PublishedPhone
 from controller.media.phones import regions_held_by
 from controller.model import Kind
 from controller.render.files import folder_of
-from controller.render.phones import phones_file, phones_path
+from controller.render.phones import phones_file, phones_in, phones_path
 from controller.render.write import replace
 
 LOOK_S = 0.4
@@ -47,6 +47,8 @@ class PhoneFiles:
         self._problem = ""
         #: a file was written and its reload did not succeed yet
         self._unread = False
+        #: the phones that the file has, also while Redis is away
+        self.names = phones_in(_text(self._path))
 
     async def run(self) -> None:
         pause_s = RETRY_FIRST_S
@@ -94,8 +96,16 @@ class PhoneFiles:
         text = phones_file(self._config, self._node, phones, versions)
         self._unread = True
         await asyncio.to_thread(replace, self._path, text, 0o600)
+        self.names = phones_in(text)
         module = MODULE[self._config.nodes[self._node].kind]
         result = await commands.send(self._fleet, self._node, commands.Reload(module), RELOAD_S)
         if result.state != "done":
             raise PbxctlError(f"written, but not read by the PBX yet: {result.message}")
         self._unread = False
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""

@@ -66,7 +66,8 @@ class Request(Action):  # type: ignore[misc]
         # Unguessable, so that text in an event can never pass for an answer to us.
         super().__init__({**fields, "ActionID": secrets.token_hex(12)})
         self._row = row
-        self._end = f"{fields['Action']}Complete"
+        # Asterisk names the end after the action (core) or after the row (res_pjsip)
+        self._ends = (f"{fields['Action']}Complete", f"{row}Complete")
         self._on_row = on_row
         self._rows = 0
         self._listing = False
@@ -88,7 +89,7 @@ class Request(Action):  # type: ignore[misc]
     def takes(self, event: Received) -> bool:
         """True if the event is a row or the end of the list that this action asked for."""
         name = event.headers["Event"]
-        if not self._listing or name not in (self._row, self._end):
+        if not self._listing or name not in (self._row, *self._ends):
             return False
         if self.future.done():
             return True

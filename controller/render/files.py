@@ -139,9 +139,8 @@ def freeswitch_files(config: Config, name: str, password: Secret, folder: Path) 
     files |= {path: File(fill(f"freeswitch/{path}.j2", values), keep=True) for path in yours}
     socket = "pbxctl-event_socket.conf.xml"
     files[socket] = File(fill(f"freeswitch/{socket}.j2", values), 0o600)
-    if config.nodes[name].edge:
-        route = resources.folder("lua") / "freeswitch" / "route.lua"
-        files["pbxctl-route.lua"] = File(route.read_text("utf-8"))
+    route = resources.folder("lua") / "freeswitch" / "route.lua"
+    files["pbxctl-route.lua"] = File(route.read_text("utf-8"))
     return files | _no_phones(config, name)
 
 
@@ -160,6 +159,7 @@ def _node_values(config: Config, name: str, password: Secret, folder: Path) -> d
         "region": node.region,
         "edge": node.edge,
         "folder": folder,
+        "realm": config.realm,
         "sip": node.sip,
         "sip_host": _host(node.sip),
         "sip_port": split_address(node.sip)[1],

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
@@ -15,6 +16,9 @@ from controller.model import Kind
 from controller.render.templates import Label, fill
 
 LABEL_MAX_CHARS = 40
+_NAMES = re.compile(
+    r'^\[([a-z0-9._-]+)\]\(pbxctl-phone\)$|<user id="([a-z0-9._-]+)">', re.MULTILINE
+)
 #: beside letters, digits and their marks; all else means something to some PBX or phone
 _LABEL_SIGNS = frozenset(" .-_@+")
 
@@ -51,6 +55,11 @@ def phones_file(
         else ("freeswitch/pbxctl-phones.xml")
     )
     return fill(f"{kind}.j2", values)
+
+
+def phones_in(text: str) -> frozenset[str]:
+    """The names of the phones in a file of ours."""
+    return frozenset(name for pair in _NAMES.findall(text) for name in pair if name)
 
 
 def caller_name(display: str) -> str:

@@ -41,7 +41,10 @@ async def run(config: Config, names: Collection[str] | None, stop: asyncio.Event
         raise UsageError(f"there is no node or edge {', '.join(sorted(unknown))}")
     answers_fleet = Fleet(connect(config, timeout_s=config.agent.deadline_ms / 1000), config.fleet)
     fleet = Fleet(connect(config), config.fleet)
-    answers = Answers(config, answers_fleet)
+    phones = [PhoneFiles(config, fleet, node) for node in sorted(here & set(config.nodes))]
+    answers = Answers(
+        config, answers_fleet, lambda number: any(number in files.names for files in phones)
+    )
     answers.snapshot = snapshots.read(snapshots.path_of(config))
     runner = web.AppRunner(answers.app(), access_log=None, handler_cancellation=False)
     await runner.setup()
@@ -53,10 +56,7 @@ async def run(config: Config, names: Collection[str] | None, stop: asyncio.Event
                 tasks.create_task(_refresh(config, fleet, answers, here)),
                 tasks.create_task(_report(fleet, sorted(here & set(config.nodes)))),
             ]
-            loops += [
-                tasks.create_task(PhoneFiles(config, fleet, node).run())
-                for node in sorted(here & set(config.nodes))
-            ]
+            loops += [tasks.create_task(files.run()) for files in phones]
             await stop.wait()
             for loop in loops:
                 loop.cancel()

@@ -1,7 +1,7 @@
 """The steward: of all that run, one leads; it keeps the fleet's data in step with the config.
 
-The leader sets the policy, publishes the phones, forgets nodes that left the config, and tells of every change of a
-node's state, in the log and as a metric. Placement goes on without it.
+The leader sets the policy, publishes the phones, forgets nodes that left the config, and tells of
+every change of a node's state, in the log and as a metric. Placement goes on without it.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
--- A FreeSWITCH as edge: asks the agent on loopback where the call goes, and sends it there.
+-- A call of an edge's caller or of a phone: asks the agent on loopback where it goes, and sends it
+-- there. A phone that is registered here is rung without asking.
 --   argv[1] this node, argv[2] its region, argv[3] the agent, as http://127.0.0.1:9450
+--   argv[4] the domain of the phones here, for a call of one of them
 --
 -- mod_curl counts its time limit in whole seconds. The agent answers within its own deadline
 -- (200 ms); the 1 s here is for an agent that hangs. One that is down refuses at once.
@@ -7,7 +9,7 @@
 -- before its reservation ends; leg_progress_timeout would also end calls that ring late.
 -- What callers sent goes out percent-encoded; the number is checked before it is dialled.
 
-local NODE, REGION, AGENT = argv[1], argv[2], argv[3]
+local NODE, REGION, AGENT, DOMAIN = argv[1], argv[2], argv[3], argv[4]
 local TRIES_MAX = 3
 
 -- Causes after which another node may do better; 503 is NORMAL_TEMPORARY_FAILURE here. Busy, an
@@ -37,6 +39,10 @@ local function ask(api, failed)
   if verdict == 'place' and placement ~= '' and #placement <= 40 then
     return node, address, placement
   end
+  -- Without an agent an edge refuses; a phone looks for the other phone at every node.
+  if verdict == 'search' or DOMAIN and not verdict then
+    return nil, 'search'
+  end
   return nil, cause and string.match(cause, '^[4-6]%d%d$') or '503'
 end
 
@@ -55,9 +61,17 @@ local function run()
   session:setVariable('continue_on_fail', 'true')
   session:setVariable('hangup_after_bridge', 'true')
   local api, failed = freeswitch.API(), ''
+  if DOMAIN then
+    local contact = api:execute('sofia_contact', 'pbxctl/' .. number .. '@' .. DOMAIN) or ''
+    if string.match(contact, '^sofia/') then
+      return session:transfer(number, 'XML', 'pbxctl-phone')
+    end
+  end
   for _ = 1, TRIES_MAX do
     local node, address_or_cause, placement = ask(api, failed)
-    if not node then
+    if address_or_cause == 'search' then
+      return session:transfer(number, 'XML', 'pbxctl-alone')
+    elseif not node then
       return refuse(address_or_cause)
     end
     if node == NODE then

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
 from tests.lab.asterisk import Asterisk, Files
+from tests.lab.baresip import Baresip
 from tests.lab.freeswitch import FreeSwitch, FreeSwitchConf
 from tests.lab.freeswitch_conf import freeswitch_xml
 from tests.lab.node import Node
@@ -88,6 +89,10 @@ class Lab:
         return self._started(
             FreeSwitch(self._run, name, address, sessions_max=sessions_max, conf=conf)
         )
+
+    def phone(self, name: str, files: Mapping[str, str], *, tone_hz: int = 440) -> Baresip:
+        """A running baresip on the files that `pbxctl phones add` made; see Baresip."""
+        return self._started(Baresip(self._run, name, self._run.address(), files, tone_hz=tone_hz))
 
     def redis(self, name: str = "redis", *, options: Mapping[str, str] | None = None) -> Redis:
         """A running, empty redis-server. options: lines of redis.conf, name to value."""

@@ -1,0 +1,109 @@
+"""Real phones on real nodes: made by pbxctl, they register, call each other and hear each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from controller.model import NodeState, Placed, Rejected
+from tests.lab.asterisk import Asterisk
+from tests.lab.baresip import Baresip, wait_tone
+from tests.lab.freeswitch import FreeSwitch
+from tests.lab.lab import Lab
+from tests.lab.phone_fleet import PhoneFleet
+from tests.lab.services import Redis
+
+pytestmark = pytest.mark.lab
+
+LOW_HZ, HIGH_HZ = 440, 1000
+
+
+def assert_they_talk(caller: Baresip, number: str, called: Baresip) -> None:
+    """caller rings number, called answers, each hears the other's tone and not its own."""
+    for phone in (caller, called):
+        phone.forget_audio()
+    since, began = len(called.events), len(caller.events)
+    caller.dial(number)
+    called.answer(since=since)
+    caller.wait("CALL_ESTABLISHED", 8, since=began)
+    assert wait_tone(called, caller.tone_hz) > 0.8
+    assert wait_tone(caller, called.tone_hz) > 0.8
+    assert caller.tone_heard(caller.tone_hz) < 0.2
+    caller.hangup()
+    called.wait("CALL_CLOSED", 5, since=since)
+
+
+@pytest.fixture
+def fleet(lab: Lab) -> Iterator[PhoneFleet]:
+    nodes: dict[Asterisk | FreeSwitch, str] = {
+        lab.asterisk("a"): "east",
+        lab.asterisk("b"): "west",
+    }
+    with PhoneFleet(lab, nodes, lab.redis()) as running:
+        running.begin()
+        yield running
+
+
+def test_phones_of_one_node_call_each_other(fleet: PhoneFleet) -> None:
+    low = fleet.phone("1001", tone_hz=LOW_HZ)
+    high = fleet.phone("1002", tone_hz=HIGH_HZ)
+    assert (fleet.where("1001"), fleet.where("1002")) == ("a", "a")
+    assert_they_talk(low, "1002", high)
+    assert_they_talk(high, "1001", low)
+
+
+def test_phones_of_two_nodes_call_each_other(fleet: PhoneFleet) -> None:
+    low = fleet.phone("1001", "east", tone_hz=LOW_HZ)
+    high = fleet.phone("2002", "west", tone_hz=HIGH_HZ)
+    assert (fleet.where("1001"), fleet.where("2002")) == ("a", "b")
+    assert_they_talk(low, "2002", high)
+    assert_they_talk(high, "1001", low)
+    placed = [c for c in fleet.ask(lambda door: door.calls("b")) if c.placement]
+    assert not placed  # ended, and so off the live set
+
+
+def test_a_call_from_outside_finds_the_phones_node(fleet: PhoneFleet) -> None:
+    fleet.phone("2002", "west")
+    verdict = fleet.route("from an edge", "east", "2002")
+    assert isinstance(verdict, Placed)
+    assert (verdict.node, verdict.service) == ("b", "")
+    assert "registered on b" in verdict.reason
+    fleet.nodes["b"].freeze()
+    fleet.until_state("b", NodeState.DOWN, 4)
+    refused = fleet.route("another", "east", "2002")
+    assert isinstance(refused, Rejected)
+    assert refused.cause == 480
+    assert "registered on b, which is" in refused.reason
+
+
+def test_a_phone_whose_node_dies_is_called_on_the_next(fleet: PhoneFleet) -> None:
+    low = fleet.phone("1001", tone_hz=LOW_HZ)
+    high = fleet.phone("2002", "west", tone_hz=HIGH_HZ)
+    fleet.nodes["a"].kill()
+    fleet.until_at("1001", "b", 45)
+    assert_they_talk(high, "1001", low)
+    assert_they_talk(low, "2002", high)
+
+
+def test_without_pbxctl_phones_register_and_call(fleet: PhoneFleet) -> None:
+    low = fleet.phone("1001", tone_hz=LOW_HZ)
+    other = fleet.phone("1003", tone_hz=700)
+    high = fleet.phone("2002", "west", tone_hz=HIGH_HZ)
+    for role in list(fleet.roles):
+        fleet.stop(role, kill=True)
+    for node in fleet.nodes.values():
+        node.restart()
+    for phone in (low, other, high):
+        phone.restart()
+        phone.wait_registered()
+    assert_they_talk(low, "1003", other)
+    assert_they_talk(low, "2002", high)  # no agent to ask: every node is
+
+
+def test_without_redis_phones_call_each_other(fleet: PhoneFleet) -> None:
+    low = fleet.phone("1001", tone_hz=LOW_HZ)
+    high = fleet.phone("2002", "west", tone_hz=HIGH_HZ)
+    redis = next(node for node in fleet.lab.nodes if isinstance(node, Redis))
+    redis.freeze()
+    assert_they_talk(low, "2002", high)
