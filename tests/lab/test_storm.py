@@ -1,4 +1,4 @@
-"""A driver that does not read while its PBX has more to say than fits: what it missed, it finds out.
+"""After an event storm that a stopped reader missed, the live set is exact within 10 s."""
 
 Promise 3: after an event storm the live set of a node is exact again within 10 s.
 """
