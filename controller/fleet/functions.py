@@ -8,8 +8,8 @@ missing library is mended here, by loading it: a function that was not found did
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 import redis.asyncio as redis
@@ -45,6 +45,7 @@ from controller.model import (
     Verdict,
 )
 
+T = TypeVar("T")
 TIMEOUT_S = 1.0
 _HINT = "check that Redis runs and that redis.url names it: pbxctl doctor"
 
@@ -98,6 +99,22 @@ def _packed_call(call: CallStarted | CallTruth) -> dict[str, Any]:
     }
 
 
+async def _heeding(work: Awaitable[T]) -> T:
+    """Awaits `work` without losing a cancellation that comes meanwhile.
+
+    redis-py sends under asyncio.wait_for, which before Python 3.12 drops a cancellation that meets
+    the end of the send (CPython issue 81839): a cancelled loop would then run on for ever. A
+    cancellation from before is not heeded again, so that a cancelled task can still clean up.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    try:
+        return await work
+    finally:
+        if task and task.cancelling() > before:
+            raise asyncio.CancelledError
+
+
 class Fleet:
     """A fleet's picture. Safe to share between tasks of one loop.
 
@@ -128,7 +145,7 @@ class Fleet:
 
     async def _once(self, function: str, *args: str | bytes | int | float) -> Any:
         try:
-            return await self.client.fcall(function, 1, self._prefix, *args)
+            return await _heeding(self.client.fcall(function, 1, self._prefix, *args))
         except ResponseError:
             raise
         except (RedisConnectionError, RedisTimeoutError, RedisError, OSError) as error:
@@ -138,14 +155,14 @@ class Fleet:
         """Puts this version's library into Redis; others of the same fleet use it at once."""
         async with self._loading:
             try:
-                await self.client.function_load(library().decode(), replace=True)
+                await _heeding(self.client.function_load(library().decode(), replace=True))
             except (RedisError, OSError) as error:
                 raise FleetUnreachable(f"Redis does not take the functions: {error}") from error
 
     async def run_id(self) -> str:
         """Names the running redis-server: another one means that data may be lost."""
         try:
-            info = await self.client.info("server")
+            info = await _heeding(self.client.info("server"))
         except (RedisError, OSError) as error:
             raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
         return str(info["run_id"])
@@ -195,14 +212,14 @@ class Fleet:
     async def read_hash(self, key: str) -> dict[bytes, bytes]:
         """A hash of the fleet, key without the prefix."""
         try:
-            raw: dict[Any, Any] = await self.client.hgetall(f"{self._prefix}:{key}")
+            raw: dict[Any, Any] = await _heeding(self.client.hgetall(f"{self._prefix}:{key}"))
         except (RedisError, OSError) as error:
             raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
         return raw
 
     async def write_hash(self, key: str, field: str, value: bytes) -> None:
         try:
-            await self.client.hset(f"{self._prefix}:{key}", field, value)
+            await _heeding(self.client.hset(f"{self._prefix}:{key}", field, value))
         except (RedisError, OSError) as error:
             raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
 
@@ -213,7 +230,7 @@ class Fleet:
             pipe.time()
             pipe.hmget(f"{self._prefix}:lease:@steward", "owner", "ends")
             pipe.zrange(f"{self._prefix}:drivers", 0, -1, withscores=True)
-            (s, us), (owner, ends), drivers = await pipe.execute()
+            (s, us), (owner, ends), drivers = await _heeding(pipe.execute())
         except (RedisError, OSError) as error:
             raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
         now_ms = s * 1000 + us // 1000
@@ -279,7 +296,7 @@ class Fleet:
         """Takes a command back that no driver has begun. False: one has, or it is done."""
         try:
             key = f"{self._prefix}:commands:{node}"
-            return bool(await self.client.lrem(key, 0, command_id))
+            return bool(await _heeding(self.client.lrem(key, 0, command_id)))
         except (RedisError, OSError) as error:
             raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
 
@@ -296,11 +313,11 @@ class Fleet:
         key = f"{self._prefix}:result:{command_id}"
         while True:
             try:
-                raw: bytes | None = await self.client.lpop(key)  # type: ignore[assignment]
+                raw: Any = await _heeding(self.client.lpop(key))
             except (RedisError, OSError) as error:
                 raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
-            if raw is not None or asyncio.get_running_loop().time() >= deadline:
-                return raw
+            if isinstance(raw, bytes) or asyncio.get_running_loop().time() >= deadline:
+                return raw if isinstance(raw, bytes) else None
             await asyncio.sleep(0.05)
 
     async def host_report(self, node: str, cpu: float, load1: float) -> None:
