@@ -36,6 +36,8 @@ CALLERS = """
 </settings></profile>
 """
 RETRY_AFTER_MAX_S = 5
+#: what a stranger gets: he is a phone that has to show a password, which the tests do not have
+STRANGER = (401, 403, 407)
 
 
 @dataclass
@@ -162,7 +164,7 @@ def test_a_placed_call_is_known_answered_and_ended(ready: World) -> None:
 def test_a_stranger_gets_no_call_onto_a_node(ready: World) -> None:
     for node in (ready.fs, ready.edge):
         headers = {"X-Pbxctl-Placement": "forged-1"}
-        assert ready.lab.call(node, "9500", headers=headers).code == 403
+        assert ready.lab.call(node, "9500", headers=headers).code in STRANGER
     assert not ready.records(ready.fs)
 
 
@@ -189,8 +191,9 @@ def test_a_frozen_node_costs_the_callers_two_seconds(
 @pytest.mark.parametrize("through", ["kamailio", "door"])
 def test_retry_after_of_a_freeswitch_never_reaches_a_caller(ready: World, through: str) -> None:
     ready.refuse(ready.fs, True)
-    bare = ready.lab.call(ready.edge.sip, "9500")  # no peer, to see that SIPp would tell
-    assert bare.code == 403
+    bare = ready.lab.call(ready.fs, "9500")  # refused before anything is asked: it would be seen
+    assert bare.code == 503
+    assert bare.retry_after_s == 300
     ready.refuse(ready.ast, True)
     call = ready.lab.call(getattr(ready, through), "9500")
     assert call.code == 503
