@@ -21,7 +21,7 @@ from controller.config import Config
 from controller.config_file import parse
 from controller.errors import PbxctlError
 from controller.fleet.functions import Fleet, connect
-from controller.pbx import attestor_metrics
+from controller.pbx import worker_metrics
 from controller.roles import steward
 from tests.gate_server import Playing, write_config
 from tests.redis_server import RedisServer
@@ -134,7 +134,7 @@ async def test_the_gates_page(config: Config, playing: Playing) -> None:
 @pytest.mark.parametrize(
     ("role", "registry"),
     [
-        ("driver", attestor_metrics.REGISTRY),
+        ("driver", worker_metrics.REGISTRY),
         ("steward", steward.REGISTRY),
         ("agent", answers.REGISTRY),
     ],

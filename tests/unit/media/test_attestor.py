@@ -81,7 +81,7 @@ class Picture:
         self.written: list[tuple[str, Attestation]] = []
         self.away = False
 
-    async def write(self, pbx_id: str, told: Attestation) -> bool:
+    async def write(self, pbx_id: str, told: Attestation, ports: list[int]) -> bool:
         await asyncio.sleep(0)
         if not self.away:
             self.written.append((pbx_id, told))
