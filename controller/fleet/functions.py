@@ -275,10 +275,26 @@ class Fleet:
         )
         return added, removed
 
-    async def attest(self, lease: Lease, pbx_id: str, told: Attestation) -> bool:
-        """Writes what a live call's media is; False when the fleet has no such call."""
-        written = await self.call_function("attest", lease.node, lease.epoch, pbx_id, _pack(told))
+    async def attest(
+        self, lease: Lease, pbx_id: str, told: Attestation, look_at: Sequence[int] = ()
+    ) -> bool:
+        """Writes what a live call's media is; False when the fleet has no such call.
+
+        look_at: RTP ports of the node at which its agent is asked to look.
+        """
+        written = await self.call_function(
+            "attest", lease.node, lease.epoch, pbx_id, _pack(told), *look_at
+        )
         return bool(written)
+
+    async def looks(self, node: str) -> list[tuple[str, int]]:
+        """Takes what the node's agent is asked to look at: call key and RTP port, a few."""
+        flat = await self.call_function("looks", node)
+        return [(key.decode(), int(port)) for key, port in zip(flat[::2], flat[1::2], strict=True)]
+
+    async def looked(self, node: str, key: str, wire: str, reason: str) -> None:
+        """What the agent saw of the call: clear, encrypted or not checked. clear is an alarm."""
+        await self.call_function("looked", node, key, wire, reason)
 
     async def alarms(self, limit: int = 100) -> list[Alarm]:
         """The last alarms, newest first; some hundreds are kept."""

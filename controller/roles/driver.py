@@ -112,6 +112,7 @@ class _Crew:
             self._owner,
             self._drivers.new,
             self._judge,
+            self._config.media.sample_share,
         )
         task = asyncio.create_task(worker.run(), name=f"worker {lease.node}")
         self._workers[lease.node] = (worker, task)
