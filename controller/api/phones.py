@@ -81,6 +81,7 @@ class _Phones:
         journal.note(
             request, phone=name, region=region, policy=ask.policy.value, dry_run=ask.dry_run
         )
+        provision.signalling(self._config)  # before anything is made that nobody could be told
         book = await self._book()
         if ask.dry_run:
             nothing = Phone(name, display, region, ask.policy, Digests("", ""), 0, 0, 0)
@@ -95,6 +96,7 @@ class _Phones:
         book = await self._book()
         before = await asyncio.to_thread(book.get, request.match_info["name"])
         journal.note(request, phone=before.name, dry_run=ask.dry_run)
+        provision.signalling(self._config)
         if ask.dry_run:
             return self._credentials(await self._seen(before), "")
         password = rules.new_password()
@@ -128,7 +130,7 @@ class _Phones:
         phone = provision.Credentials(
             view.name, view.display, view.region, view.policy, config.realm, password
         )
-        how = provision.Signalling()
+        how = provision.signalling(config)
         return reply.json(
             PhoneCredentials(
                 view,
@@ -164,4 +166,4 @@ def _view(
 
 async def _dns(config: Config, request: web.Request) -> web.Response:
     region = region_of(config, request.query.get("region", ""))
-    return reply.json(PhoneZone(provision.dns_zone(config, region, provision.Signalling())))
+    return reply.json(PhoneZone(provision.dns_zone(config, region, provision.signalling(config))))

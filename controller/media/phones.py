@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,6 +21,9 @@ from controller.records.phones import Digests, Phone
 DISPLAY_MAX_CHARS = 5000
 PASSWORD_BYTES = 18  # 144 random bits: the digests cannot be searched
 _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,30}[a-z0-9])?")
+LABEL_MAX_CHARS = 40
+#: beside letters, digits and their marks; all else means something to some PBX or phone
+_LABEL_SIGNS = frozenset(" .-_@+")
 #: sections and accounts of PBXs that a phone must not replace
 _RESERVED = re.compile(r"pbxctl.*|general|global|system|default|anonymous")
 
@@ -50,6 +54,19 @@ def checked_display(text: str) -> str:
     if "\0" in text:  # PostgreSQL has no such character
         raise UsageError("a display name has no NUL character")
     return text
+
+
+def caller_name(display: str) -> str:
+    """What of a display name goes over SIP: letters, digits and few signs, 40 characters at most.
+
+    A name is hostile text on its way into a PBX's file, a SIP header and other phones' screens.
+    """
+    kept = "".join(c if _shown(c) else " " for c in unicodedata.normalize("NFC", display))
+    return " ".join(kept.split())[:LABEL_MAX_CHARS].strip()
+
+
+def _shown(char: str) -> bool:
+    return char in _LABEL_SIGNS or unicodedata.category(char)[0] in "LN"
 
 
 def new_password() -> str:
@@ -91,6 +108,11 @@ def waiting(config: Config, phone: Phone, told: Mapping[str, NodePhones]) -> lis
     ]
 
 
+def signalling_address(config: Config, node: NodeConfig) -> str:
+    """host:port where phones log in."""
+    return node.phones_sip if config.security.signalling == "tls" else node.sip
+
+
 @dataclass(frozen=True)
 class Server:
     """Where a phone may log in. near: in the phone's own region."""
@@ -117,7 +139,7 @@ def servers(config: Config, region: str, phone: str) -> list[Server]:
         here = [(n, node) for n, node in config.nodes.items() if node.region == wide]
         here.sort(key=lambda item: _rank(phone, *item), reverse=True)
         for name, node in here:
-            host, port = split_address(node.sip)
+            host, port = split_address(signalling_address(config, node))
             found.append(Server(name, host, port, node.weight, wide == region))
     return found
 

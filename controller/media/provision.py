@@ -13,11 +13,18 @@ from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
 from controller.config import Config
-from controller.media.phones import Server, servers
+from controller.errors import ConfigError
+from controller.media.phones import Server, caller_name, servers
 from controller.model import MediaPolicy
-from controller.render.phones import caller_name
+from controller.pki.store import open_store
 
 SERVERS_MAX = 8
+_BARESIP = {
+    ("srtp-sdes", MediaPolicy.REQUIRE): "srtp-mand",
+    ("srtp-sdes", MediaPolicy.PREFER): "srtp",
+    ("dtls-srtp", MediaPolicy.REQUIRE): "dtls_srtp",
+    ("dtls-srtp", MediaPolicy.PREFER): "dtls_srtp",
+}
 DESK_SERVERS_MAX = 2  # what the desk phones in use take for one account
 
 
@@ -38,13 +45,31 @@ class Credentials:
 
 @dataclass(frozen=True)
 class Signalling:
-    """How phones reach the nodes. media: the encryption that the phone must use, "" for none.
+    """How phones reach the nodes. media: the config's word for it; ca: PEM of who signed the nodes.
 
     Without TLS it is TCP: a phone sees at once that its node is gone, by UDP after 32 s.
     """
 
     transport: str = "tcp"
-    media: str = ""
+    media: str = "plain"
+    ca: str = ""
+
+
+def signalling(config: Config) -> Signalling:
+    """Of the config. Reads the authority's certificate, which is public; ConfigError without it."""
+    security = config.security
+    if security.signalling != "tls":
+        return Signalling(media=security.media)
+    path = open_store(config).ca("sip")
+    try:
+        ca = path.read_text("ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"the nodes' authority cannot be read: {error}",
+            file=str(path),
+            hint="pbxctl pki renew makes it",
+        ) from error
+    return Signalling("tls", security.media, ca)
 
 
 def files(config: Config, phone: Credentials, how: Signalling) -> dict[str, str]:
@@ -55,7 +80,7 @@ def files(config: Config, phone: Credentials, how: Signalling) -> dict[str, str]
         "baresip/config": baresip_config(how),
         "linphone.xml": linphone(config, phone, known, how),
         "desk.cfg": desk(config, phone, known, how),
-    }
+    } | ({"baresip/ca.pem": how.ca, "ca.pem": how.ca} if how.ca else {})
 
 
 def uri(config: Config, phone: Credentials, how: Signalling) -> str:
@@ -70,7 +95,7 @@ def baresip_accounts(
 ) -> str:
     """One account a node, tried in order: the first has priority 0 (module serreg)."""
     name = caller_name(phone.display) or phone.name
-    media = f";mediaenc={how.media}" if how.media else ""
+    media = f";mediaenc={_BARESIP[how.media, phone.policy]}" if how.media != "plain" else ""
     every_s = config.phones.register_s
     lines = [
         f'"{name}" <sip:{phone.name}@{server.address};transport={how.transport}>'
@@ -85,8 +110,10 @@ def baresip_config(how: Signalling) -> str:
     """The lines that a baresip needs besides those of its sound devices."""
     lines = [
         "# Add to ~/.baresip/config, which has your sound devices.",
+        *(["# Give sip_cafile the full path of ca.pem."] if how.ca else []),
         f"sip_trans_def\t\t{how.transport}",
-        *(["module\t\t\tsrtp.so"] if how.media else []),
+        *(["sip_cafile\t\tca.pem", "sip_verify_server\tyes"] if how.ca else []),
+        *(["module\t\t\tsrtp.so", "module\t\t\tdtls_srtp.so"] if how.media != "plain" else []),
         "module\t\t\tg711.so",
         "module_tmp\t\taccount.so",
         "module_app\t\tserreg.so",
@@ -116,14 +143,14 @@ def linphone(config: Config, phone: Credentials, known: list[Server], how: Signa
         )
     auth = {"username": phone.name, "passwd": phone.password, "realm": phone.realm}
     sections.append(_section("auth_info_0", auth))
-    encryption = {"srtp-mand": "srtp", "srtp": "srtp", "dtls_srtp": "dtls"}.get(how.media, "none")
+    encryption = {"srtp-sdes": "srtp", "dtls-srtp": "dtls", "plain": "none"}[how.media]
     sections.append(
         _section(
             "sip",
             {
                 "default_proxy": "0",
                 "media_encryption": encryption,
-                "media_encryption_mandatory": "1" if how.media and _strict(phone) else "0",
+                "media_encryption_mandatory": "1" if _strict(phone, how) else "0",
                 "verify_server_certs": "1",
                 "verify_server_cn": "1",
             },
@@ -148,8 +175,8 @@ def _quoted(phone: Credentials) -> str:
     return f'"{caller_name(phone.display) or phone.name}"'
 
 
-def _strict(phone: Credentials) -> bool:
-    return phone.policy is MediaPolicy.REQUIRE
+def _strict(phone: Credentials, how: Signalling) -> bool:
+    return phone.policy is MediaPolicy.REQUIRE and how.media != "plain"
 
 
 def desk(config: Config, phone: Credentials, known: list[Server], how: Signalling) -> str:
@@ -157,6 +184,7 @@ def desk(config: Config, phone: Credentials, known: list[Server], how: Signallin
     transport = {"udp": 0, "tcp": 1, "tls": 2}[how.transport]
     if config.phones.domain:
         transport = 3  # DNS NAPTR and SRV say it
+    srtp = 0 if how.media == "plain" else 2 if _strict(phone, how) else 1
     lines = [
         "#!version:1.0.0.1",
         "account.1.enable = 1",
@@ -165,7 +193,7 @@ def desk(config: Config, phone: Credentials, known: list[Server], how: Signallin
         f"account.1.user_name = {phone.name}",
         f"account.1.auth_name = {phone.name}",
         f"account.1.password = {phone.password}",
-        f"account.1.srtp_encryption = {(2 if _strict(phone) else 1) if how.media else 0}",
+        f"account.1.srtp_encryption = {srtp}",
         f"account.1.transport = {transport}",
     ]
     if config.phones.domain:

@@ -39,19 +39,23 @@ class Baresip(Node):
         self.tone_hz = tone_hz
         self.events: list[dict[str, Any]] = []
         self.heard = self.folder / "heard.wav"
-        self._said = self.folder / "said.wav"
+        self.said = self.folder / "said.wav"
         self._link: socket.socket | None = None
         self._unread = b""
-        write_tone(self._said, tone_hz)
+        write_tone(self.said, tone_hz)
         self.put(files)
 
     def put(self, files: Mapping[str, str]) -> None:
         """Other accounts, read at the next start."""
         home = self.run.inside(self.folder)
-        write_secret(self.folder / "accounts", files["baresip/accounts"])
+        own = files["baresip/config"].replace("\tca.pem", f"\t{home}/ca.pem")
+        write_secret(self.folder / "ca.pem", files.get("ca.pem", ""))
+        # u-law alone, so that a listener knows what a phone's tone looks like on the wire
+        accounts = files["baresip/accounts"].replace("\n", ";audio_codecs=PCMU/8000/1\n")
+        write_secret(self.folder / "accounts", accounts)
         write_secret(
             self.folder / "config",
-            files["baresip/config"]
+            own
             + f"""
 module_path {MODULES}
 sip_listen {self.address}:0
@@ -131,13 +135,16 @@ rtp_ports 10000-10100
             found = until(lambda: self.saw(kind, since), timeout_s, f"{self.name}: {kind}")
         except TimeoutError as late:
             kinds = [str(e.get("type")) + " " + str(e.get("param", "")) for e in self.events]
-            raise TimeoutError(f"{late}; told: {kinds}\n{self.log_end()}") from None
+            raise TimeoutError(f"{late}; told: {kinds}\n{self.log_end(400)[:6000]}") from None
         assert found is not None
         return found
 
     def wait_registered(self, timeout_s: float = 10) -> None:
         # by the log: the first REGISTER may be answered before we listen
-        until(lambda: "} 200 OK (" in self.log_end(200), timeout_s, f"{self.name} registered")
+        try:
+            until(lambda: "} 200 OK (" in self.log_end(200), timeout_s, "registered")
+        except TimeoutError as late:
+            raise TimeoutError(f"{self.name}: {late}\n{self.log_end(400)[:6000]}") from None
 
     def dial(self, number: str) -> None:
         self.tell("dial", number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from controller.api.client import Gate, UnixGate
 from controller.api.listen import socket_path
 from controller.api.shapes import Ask, PhoneAddAsk, PhoneCredentials, Phones, PhoneView
 from controller.errors import PbxctlError
+from controller.pki.store import renew_due
 from tests.lab.asterisk import Asterisk
 from tests.lab.baresip import Baresip
 from tests.lab.fleet import LabFleet
@@ -20,11 +22,15 @@ from tests.lab.rendered import put_rendered
 from tests.lab.services import Redis
 from tests.lab.until import until
 
+ENCRYPTED = {"signalling": "tls", "media": "srtp-sdes", "control": "tls"}
 ROLES = ("driver", "steward", "agent", "gate")
 
 
 class PhoneFleet(LabFleet):
-    """As LabFleet; `begin` renders the nodes and starts the roles."""
+    """As LabFleet; `begin` renders the nodes and starts the roles.
+
+    encrypted: as `pbxctl init` has it, TLS and SRTP everywhere.
+    """
 
     def __init__(
         self,
@@ -32,6 +38,7 @@ class PhoneFleet(LabFleet):
         nodes: Mapping[Asterisk | FreeSwitch, str],
         redis: Redis | None,
         *,
+        encrypted: bool = False,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(
@@ -50,8 +57,17 @@ class PhoneFleet(LabFleet):
         document = yaml.safe_load(self.config_path.read_text())
         for node in nodes:
             folder = node.folder / ("etc" if isinstance(node, Asterisk) else "conf")
-            document["nodes"][node.name]["folder"] = str(folder)
+            told = document["nodes"][node.name]
+            told["folder"] = str(folder)
+            if encrypted:  # beside what the lab itself has at :5060 and :5038
+                told |= {"sip": f"{node.address}:5061", "control": f"{node.address}:5039"}
+                if isinstance(node, FreeSwitch):
+                    told["event_socket"] = f"{node.address}:8021"
+        if encrypted:
+            document["security"] = ENCRYPTED
         self.config_path.write_text(yaml.safe_dump(document))
+        if encrypted:
+            renew_due(self.config, dt.datetime.now(dt.UTC))
 
     def begin(self) -> None:
         for node in self.nodes.values():

@@ -13,10 +13,12 @@ from tests.lab.freeswitch import FreeSwitch
 from tests.lab.lab import Lab
 from tests.lab.phone_fleet import PhoneFleet
 from tests.lab.services import Redis
+from tests.lab.until import until
+from tests.lab.wire import listening, stretches
 
 pytestmark = pytest.mark.lab
 
-LOW_HZ, HIGH_HZ = 440, 1000
+LOW_HZ, HIGH_HZ = 440, 950
 
 
 def assert_they_talk(caller: Baresip, number: str, called: Baresip) -> None:
@@ -57,7 +59,12 @@ def test_phones_of_two_nodes_call_each_other(fleet: PhoneFleet) -> None:
     low = fleet.phone("1001", "east", tone_hz=LOW_HZ)
     high = fleet.phone("2002", "west", tone_hz=HIGH_HZ)
     assert (fleet.where("1001"), fleet.where("2002")) == ("a", "b")
-    assert_they_talk(low, "2002", high)
+    addresses = [n.address for n in (*fleet.nodes.values(), low, high)]
+    with listening(fleet.lab.run, addresses) as seen:
+        assert_they_talk(low, "2002", high)
+    # in clear, as this fleet is: what test_phones_encrypted looks for can be found
+    assert seen.readable(stretches(low.said) | stretches(high.said)) > 50
+    assert seen.sip_lines()
     assert_they_talk(high, "1001", low)
     placed = [c for c in fleet.ask(lambda door: door.calls("b")) if c.placement]
     assert not placed  # ended, and so off the live set
@@ -107,3 +114,28 @@ def test_without_redis_phones_call_each_other(fleet: PhoneFleet) -> None:
     redis = next(node for node in fleet.lab.nodes if isinstance(node, Redis))
     redis.freeze()
     assert_they_talk(low, "2002", high)
+
+
+@pytest.mark.freeswitch
+def test_phones_of_freeswitch_and_asterisk_call_each_other(lab: Lab) -> None:
+    nodes: dict[Asterisk | FreeSwitch, str] = {
+        lab.freeswitch("f"): "east",
+        lab.asterisk("b"): "west",
+    }
+    with PhoneFleet(lab, nodes, lab.redis()) as fleet:
+        fleet.begin()
+        low = fleet.phone("1001", "east", tone_hz=LOW_HZ)
+        other = fleet.phone("1003", "east", tone_hz=700)
+        high = fleet.phone("2002", "west", tone_hz=HIGH_HZ)
+        assert (fleet.where("1001"), fleet.where("2002")) == ("f", "b")
+        seen = fleet.phone_view("1001").at[0]
+        assert (seen.transport, seen.user_agent[:7]) == ("tcp", "baresip")
+        assert_they_talk(low, "1003", other)
+        assert_they_talk(low, "2002", high)
+        assert_they_talk(high, "1001", low)
+        low.stop()
+        until(lambda: not fleet.where("1001"), 10, "1001 gone")
+        fleet.rotate("1003")
+        fleet.until_ready("1003")
+        other.restart()
+        until(lambda: "403" in other.log_end(200), 10, "the old password is refused")
