@@ -25,6 +25,8 @@ from controller.render.templates import Secret, fill
 
 #: what an edge's dialplan waits for its agent beyond the agent's own deadline
 _AGENT_GRACE_S = 0.1
+#: of FreeSWITCH's rtp_secure_media: no call without, the strongest first
+_SRTP_MANDATORY = "mandatory:AEAD_AES_256_GCM:AES_256_CM_HMAC_SHA1_80:AES_CM_128_HMAC_SHA1_80"
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,8 @@ def freeswitch_files(config: Config, name: str, password: Secret, folder: Path) 
     files |= {path: File(fill(f"freeswitch/{path}.j2", values), keep=True) for path in yours}
     socket = "pbxctl-event_socket.conf.xml"
     files[socket] = File(fill(f"freeswitch/{socket}.j2", values), 0o600)
+    if config.security.control == "tls":
+        files["pbxctl-stunnel.conf"] = File(fill("freeswitch/pbxctl-stunnel.conf.j2", values))
     route = resources.folder("lua") / "freeswitch" / "route.lua"
     files["pbxctl-route.lua"] = File(route.read_text("utf-8"))
     return files | _no_phones(config, name)
@@ -181,6 +185,7 @@ def _node_values(config: Config, name: str, password: Secret, folder: Path) -> d
         "event_socket_host": split_address(node.event_socket)[0],
         "event_socket_port": split_address(node.event_socket)[1],
         "phones_sip": node.phones_sip,
+        "phones_port": split_address(node.phones_sip)[1],
         **_security(config, node.sip),
     }
 
@@ -192,6 +197,7 @@ def _security(config: Config, sip: str) -> dict[str, Any]:
     return {
         "tls": tls,
         "media": security.media,
+        "srtp_suites": _SRTP_MANDATORY,
         "srtp": security.media != "plain",
         "plain_peers": security.plain_peers if tls else (),
         "plain_listen": f"{_host(sip)}:{security.plain_port}",

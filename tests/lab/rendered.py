@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -41,6 +43,8 @@ def put_rendered(
 def put_files(config: Config, node: Asterisk | FreeSwitch) -> Path:
     """`put_rendered` without the restart, for who changes the operator's files first; the folder
     that they are in."""
+    if config.security.signalling == "tls":
+        node.answers_sip = asks_by_tls(config, config.nodes[node.name].sip)
     if isinstance(node, FreeSwitch):
         conf = node.folder / "conf"
         (conf / "freeswitch.xml").unlink(missing_ok=True)
@@ -55,8 +59,6 @@ def put_files(config: Config, node: Asterisk | FreeSwitch) -> Path:
     if "pbxctl-manager.conf" not in manager.read_text():
         with manager.open("a") as file:
             file.write("#include pbxctl-manager.conf\n")
-    if config.security.signalling == "tls":
-        node.answers_sip = asks_by_tls(config, config.nodes[node.name].sip)
     return etc
 
 
@@ -80,3 +82,17 @@ def start_kamailio(lab: Lab, config: Config, name: str) -> Program:
          "-m", "64", "-M", "8", "-P", lab.run.folder / f"{name}.pid"],
         ready=ready,
     )  # fmt: skip
+
+
+def start_stunnel(lab: Lab, config: Config, node: FreeSwitch) -> Program:
+    """TLS in front of the event socket, on the rendered file."""
+    host, port = split_address(config.nodes[node.name].control)
+
+    def listens() -> bool:
+        with contextlib.suppress(OSError):
+            socket.create_connection((host, port), 0.3).close()
+            return True
+        return False
+
+    conf = node.folder / "conf" / "pbxctl-stunnel.conf"
+    return lab.program(f"{node.name}-stunnel", ["stunnel", conf], ready=listens)
