@@ -22,7 +22,8 @@ from controller.config_file import parse
 from controller.errors import PbxctlError
 from controller.fleet.functions import Fleet, connect
 from controller.pbx import worker_metrics
-from controller.roles import driver, steward
+from controller.roles import driver as _driver  # noqa: F401  its imports add to the page
+from controller.roles import steward
 from tests.gate_server import Playing, write_config
 from tests.redis_server import RedisServer
 
@@ -140,7 +141,6 @@ async def test_the_gates_page(config: Config, playing: Playing) -> None:
     ],
 )
 def test_the_other_roles_pages(role: str, registry: CollectorRegistry) -> None:
-    assert driver.run  # the driver's page has what its imports add to it
     text = generate_latest(registry).decode()
     assert documented(role) == existing(text)
     promtool(text)
