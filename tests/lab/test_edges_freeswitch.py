@@ -17,6 +17,7 @@ from tests.lab.asterisk import Asterisk
 from tests.lab.fleet import LabFleet
 from tests.lab.freeswitch import FreeSwitch
 from tests.lab.lab import Lab
+from tests.lab.phone import Phone
 from tests.lab.rendered import put_files, put_rendered, start_kamailio
 from tests.lab.services import Redis
 from tests.lab.sipp import CallsResult
@@ -230,6 +231,15 @@ def test_an_edge_goes_elsewhere_when_a_node_refuses(ready: World, refusing: str)
     result = ready.calls(ready.door)
     assert result.codes == {200: 4}
     assert max(c.setup_ms for c in result.calls) < 1000
+
+
+@pytest.mark.parametrize("caller", ['"a%0Ab" <sip:100@here>', '"100" <sip:1%0D%0AX-Evil:%201@h>'])
+def test_an_edge_takes_a_hostile_caller_as_data(ready: World, caller: str) -> None:
+    """FreeSWITCH would write the line feed into the INVITE to the node, and hang for 20 s."""
+    with Phone(ready.lab.address()) as phone:
+        call = phone.call(ready.door, "9500", caller=caller)
+        assert call.code == 200
+        assert call.setup_s < 1
 
 
 def test_an_unknown_number_is_the_callers_answer(ready: World) -> None:
