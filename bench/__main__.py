@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.figures import Report, circumstances
 
-BENCHES = ("placement", "events", "edge", "detection", "herd")
+BENCHES = ("placement", "events", "edge", "detection", "herd", "srtp")
 
 
 def main() -> int:
