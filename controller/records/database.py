@@ -65,12 +65,19 @@ class Database:
         settings = AlembicConfig()
         settings.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
         with self._translated(), self._alone(), self._engine.connect() as connection:
-            if connection.dialect.name == "postgresql":
+            postgresql = connection.dialect.name == "postgresql"
+            if postgresql:
                 connection.execute(text(f"SELECT pg_advisory_lock({_ADVISORY_LOCK})"))
                 connection.commit()
             settings.attributes["connection"] = connection
-            command.upgrade(settings, "head")
-            connection.commit()
+            try:
+                command.upgrade(settings, "head")
+                connection.commit()
+            finally:
+                if postgresql:  # it is the session's, which goes back into the pool
+                    connection.rollback()
+                    connection.execute(text(f"SELECT pg_advisory_unlock({_ADVISORY_LOCK})"))
+                    connection.commit()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -94,6 +94,10 @@ def test_no_option_is_named_anywhere_that_does_not_exist() -> None:
         ("pbxctl calls why", shapes.Why),
         ("pbxctl calls hangup", shapes.CallAction),
         ("pbxctl route", shapes.RouteAnswer),
+        ("Phones", shapes.PhoneView),
+        ("Phones", shapes.PhonePlace),
+        ("pbxctl phones list", shapes.Phones),
+        ("pbxctl phones add", shapes.PhoneCredentials),
     ],
 )
 def test_each_json_key_is_documented(title: str, shape: type[msgspec.Struct]) -> None:

@@ -1,0 +1,137 @@
+"""An agent's file of phones: on a full disk, with its node away, with Redis emptied."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from controller.agent.phones import PhoneFiles
+from controller.config_file import parse
+from controller.fleet import commands
+from controller.fleet.commands import CommandResult
+from controller.fleet.functions import Fleet, connect
+from controller.fleet.phones import FleetPhones, NodePhones, PublishedPhone
+from controller.model import MediaPolicy
+from tests.gate_server import Playing, write_config
+from tests.redis_server import RedisServer
+
+MANY = 2000  # their file is larger than the small disk
+
+
+def phones(count: int) -> list[PublishedPhone]:
+    return [
+        PublishedPhone(f"{n}", f"Phone {n}", MediaPolicy.REQUIRE, "1" * 32, "2" * 64)
+        for n in range(1000, 1000 + count)
+    ]
+
+
+@dataclass
+class World:
+    playing: Playing
+    phones: FleetPhones
+    epoch: str
+    file: Path
+
+    async def publish(self, version: int, count: int) -> None:
+        await self.phones.publish(self.epoch, "east", version, phones(count))
+
+    async def told(self) -> NodePhones:
+        return (await self.phones.acknowledged()).get("e1", NodePhones())
+
+    async def until_told(self, version: int, problem: str = "") -> None:
+        deadline = asyncio.get_running_loop().time() + 15
+        while True:
+            told = await self.told()
+            as_wanted = problem in told.problem if problem else not told.problem
+            if told.versions.get("east") == version and as_wanted:
+                return
+            assert asyncio.get_running_loop().time() < deadline, told
+            await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.fixture
+async def world(tmp_path: Path, disk: Path) -> AsyncIterator[World]:
+    with RedisServer() as server:
+        path = write_config(tmp_path, server.url)
+        text = path.read_text().replace("calls_max: 100}", f'calls_max: 100, folder: "{disk}"}}')
+        config = parse(text, str(path))
+        fleet = Fleet(connect(config), config.fleet)
+        playing = Playing(config, fleet)
+        await playing.join()
+        epoch = await fleet.lead("steward", "me", 60_000)
+        assert epoch
+        tasks = [
+            asyncio.create_task(playing.work()),
+            asyncio.create_task(PhoneFiles(config, fleet, "e1").run()),
+        ]
+        yield World(playing, FleetPhones(fleet), epoch, disk / "pbxctl-phones.conf")
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await fleet.close()
+
+
+async def test_a_change_is_written_read_by_the_pbx_and_acknowledged(world: World) -> None:
+    await world.publish(1, 3)
+    await world.until_told(1)
+    assert world.file.read_text().count("(pbxctl-phone)\n") == 3
+    assert world.file.stat().st_mode & 0o777 == 0o600
+    assert world.playing.told == [commands.Reload("pjsip")]
+    await asyncio.sleep(1)
+    assert len(world.playing.told) == 1  # in step, so nothing more is asked of the PBX
+
+
+async def test_on_a_full_disk_the_old_file_stays_whole(world: World) -> None:
+    await world.publish(1, 3)
+    await world.until_told(1)
+    before = world.file.read_bytes()
+    await world.publish(2, MANY)
+    await world.until_told(1, "No space left on device")
+    assert world.file.read_bytes() == before
+    assert [p.name for p in world.file.parent.iterdir()] == [
+        world.file.name
+    ]  # nothing half-written
+    subprocess.run(["mount", "-o", "remount,size=4m", world.file.parent], check=True)
+    await world.until_told(2)
+    assert world.file.read_text().count("(pbxctl-phone)\n") == MANY
+
+
+async def test_a_node_out_of_reach_is_pending_and_gets_it_later(world: World) -> None:
+    await world.publish(1, 1)
+    await world.until_told(1)
+    world.playing.answer = lambda _: CommandResult("unknown", "Reload: no answer in 5 s")
+    await world.publish(2, 2)
+    await world.until_told(1, "not read by the PBX yet: Reload: no answer in 5 s")
+    world.playing.answer = lambda _: CommandResult("done")
+    await world.until_told(2)
+
+
+async def test_an_emptied_redis_leaves_the_file_alone(world: World) -> None:
+    await world.publish(4, 5)
+    await world.until_told(4)
+    before = world.file.read_bytes()
+    await world.playing.fleet.client.flushall()
+    await asyncio.sleep(1.5)
+    assert world.file.read_bytes() == before
+    await world.playing.join()
+    epoch = await world.playing.fleet.lead("steward", "me", 60_000)
+    assert epoch
+    await world.phones.publish(epoch, "east", 4, phones(5))
+    await world.until_told(4)
