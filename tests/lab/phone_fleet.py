@@ -98,6 +98,9 @@ class PhoneFleet(LabFleet):
     def remove(self, name: str) -> PhoneView:
         return self.gate.post(PhoneView, "phones", name, "remove", body=Ask())
 
+    def phones(self) -> list[PhoneView]:
+        return self.gate.get(Phones, "phones").phones
+
     def phone_view(self, name: str) -> PhoneView:
         return self.gate.get(PhoneView, "phones", name)
 
