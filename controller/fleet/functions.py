@@ -16,12 +16,13 @@ import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from controller import resources
 from controller.config import Config, read_secret
 from controller.errors import CommandRefused, FleetUnreachable, StaleEpoch
+from controller.fleet.acl import user_of
 from controller.fleet.keys import prefix
 from controller.fleet.state import (
     Alarm,
@@ -44,6 +45,7 @@ from controller.model import (
     Rejected,
     Verdict,
 )
+from controller.pki import contexts
 
 T = TypeVar("T")
 TIMEOUT_S = 1.0
@@ -61,20 +63,45 @@ def library() -> bytes:
     return b"".join(path.read_bytes() for path in sorted(folder.glob("*.lua")))
 
 
-def connect(config: Config, *, timeout_s: float = TIMEOUT_S) -> redis.Redis:
-    """A client for the fleet's Redis. Nothing is sent before its first use."""
+def connect(config: Config, role: str, *, timeout_s: float = TIMEOUT_S) -> redis.Redis:
+    """A client for the fleet's Redis. Nothing is sent before its first use.
+
+    role: of acl.RIGHTS; whose user and certificate it is, where the config has such.
+    Raises ConfigError when a password or certificate is missing.
+    """
     url = config.redis.url or f"unix://{config.state_path / 'redis.sock'}"
-    password = None
-    if config.redis.password_file:
+    user = password = None
+    if config.redis.users:
+        user, password = user_of(role), read_secret(config.path(config.redis.users) / role)
+    elif config.redis.password_file:
         password = read_secret(config.path(config.redis.password_file))
-    return redis.Redis.from_url(
+    client = redis.Redis.from_url(
         url,
+        username=user,
         password=password,
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
         retry_on_error=[],
     )
+    if url.startswith("rediss://"):
+        pool = client.connection_pool
+        pool.connection_class = _TlsConnection
+        pool.connection_kwargs["identity"] = contexts.client(config, role)
+    return client
+
+
+class _TlsConnection(redis.SSLConnection):
+    """Shows the certificate as it is when the connection is made, renewed or not."""
+
+    def __init__(self, *, identity: contexts.Identity, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._identity = identity
+        self.ssl_context.context = identity.context
+
+    async def connect(self) -> None:
+        self._identity.refresh()
+        await super().connect()
 
 
 def _packed_event(event: NodeEvent) -> dict[str, Any] | None:
@@ -156,6 +183,11 @@ class Fleet:
         async with self._loading:
             try:
                 await _heeding(self.client.function_load(library().decode(), replace=True))
+            except NoPermissionError as error:
+                raise FleetUnreachable(
+                    "Redis has no functions yet, and only the steward may load them",
+                    hint="start one: pbxctl up or pbxctl run steward",
+                ) from error
             except (RedisError, OSError) as error:
                 raise FleetUnreachable(f"Redis does not take the functions: {error}") from error
 
@@ -345,6 +377,9 @@ def _translated(error: ResponseError) -> Exception:
     text = str(error)
     if text.startswith("STALE"):
         return StaleEpoch(text.removeprefix("STALE "))
-    if text.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
-        return CommandRefused(f"Redis refuses: {text}", hint="check redis.password_file")
+    if isinstance(error, NoPermissionError) or text.startswith(("NOAUTH", "WRONGPASS")):
+        hint = (
+            "check redis.users, redis.password_file and the server's aclfile: pbxctl render redis"
+        )
+        return CommandRefused(f"Redis refuses: {text}", hint=hint)
     return FleetUnreachable(f"Redis answers: {text}", hint=_HINT)

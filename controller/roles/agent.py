@@ -40,8 +40,10 @@ async def run(config: Config, names: Collection[str] | None, stop: asyncio.Event
     here = set(names if names is not None else (*config.nodes, *config.edges))
     if unknown := here - set(config.nodes) - set(config.edges):
         raise UsageError(f"there is no node or edge {', '.join(sorted(unknown))}")
-    answers_fleet = Fleet(connect(config, timeout_s=config.agent.deadline_ms / 1000), config.fleet)
-    fleet = Fleet(connect(config), config.fleet)
+    answers_fleet = Fleet(
+        connect(config, "agent", timeout_s=config.agent.deadline_ms / 1000), config.fleet
+    )
+    fleet = Fleet(connect(config, "agent"), config.fleet)
     phones = [PhoneFiles(config, fleet, node) for node in sorted(here & set(config.nodes))]
     answers = Answers(
         config, answers_fleet, lambda number: any(number in files.names for files in phones)

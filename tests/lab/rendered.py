@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from controller.config import Config, split_address
 from controller.pki import contexts
@@ -84,15 +85,28 @@ def start_kamailio(lab: Lab, config: Config, name: str) -> Program:
     )  # fmt: skip
 
 
-def start_stunnel(lab: Lab, config: Config, node: FreeSwitch) -> Program:
-    """TLS in front of the event socket, on the rendered file."""
-    host, port = split_address(config.nodes[node.name].control)
+def start_stunnel(lab: Lab, name: str, folder: Path, listens: str) -> Program:
+    """On the rendered file of a FreeSWITCH or an edge; listens: host:port of its near end."""
+    conf = folder / "pbxctl-stunnel.conf"
+    return lab.program(f"{name}-stunnel", ["stunnel", conf], ready=lambda: takes(listens))
 
-    def listens() -> bool:
-        with contextlib.suppress(OSError):
-            socket.create_connection((host, port), 0.3).close()
-            return True
-        return False
 
-    conf = node.folder / "conf" / "pbxctl-stunnel.conf"
-    return lab.program(f"{node.name}-stunnel", ["stunnel", conf], ready=listens)
+def start_redis(lab: Lab, config: Config) -> Program:
+    """The fleet's Redis, on its rendered files."""
+    made = render(config, "redis")
+    write(made)
+    address = str(urlsplit(config.redis.url or "").netloc)
+    return lab.program(
+        "redis",
+        ["redis-server", made.folder / "pbxctl-redis.conf", "--bind", address.split(":")[0],
+         "--dir", made.folder, "--save", ""],
+        ready=lambda: takes(address),
+    )  # fmt: skip
+
+
+def takes(address: str) -> bool:
+    """Whether somebody listens on host:port."""
+    with contextlib.suppress(OSError):
+        socket.create_connection(split_address(address), 0.3).close()
+        return True
+    return False

@@ -6,24 +6,30 @@ c (Asterisk, an edge) ──TLS──▶ k (Kamailio) ──TLS──▶ a (Aste
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime as dt
 import re
+import secrets
 import socket
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
+from controller.fleet.acl import USERS
 from controller.pki.authority import Pair, issue, make_authority
 from controller.pki.store import Store, open_store, renew_due
+from controller.render.files import folder_of
 from tests.lab.asterisk import Asterisk
 from tests.lab.fleet import LabFleet
 from tests.lab.freeswitch import FreeSwitch, freeswitch_binary
 from tests.lab.lab import Lab
-from tests.lab.rendered import put_rendered, start_kamailio, start_stunnel
+from tests.lab.node import write_secret
+from tests.lab.rendered import put_rendered, start_kamailio, start_redis, start_stunnel
 from tests.lab.services import Program
 from tests.lab.sip import answers_options
 from tests.lab.sipp import speech_file
@@ -85,10 +91,22 @@ class World:
         assert "Success" in told
 
 
-def tls_fleet(lab: Lab, nodes: dict[Asterisk | FreeSwitch, str], **settings: object) -> LabFleet:
-    """Nodes at :5061 and :5039, beside what the lab itself has at :5060 and :5038."""
-    redis = lab.redis()
-    fleet = LabFleet(lab, nodes, redis, settings={"security": ENCRYPTED, **settings})
+def tls_fleet(lab: Lab, nodes: dict[Asterisk | FreeSwitch, str], k: str) -> LabFleet:
+    """Nodes at :5061 and :5039, beside what the lab itself has at :5060 and :5038; an edge at `k`;
+    Redis by TLS, with a user for each role."""
+    users = lab.run.folder / "users"
+    users.mkdir()
+    for role in USERS:
+        write_secret(users / role, secrets.token_urlsafe(24))
+    host = k.split(":")[0]
+    settings = {
+        "security": ENCRYPTED,
+        "redis": {"url": f"rediss://{lab.address()}:6379/0", "users": str(users)},
+        "edges": {"k": {"region": "east", "sip": k, "redis": f"{host}:6380"}},
+        "numbers": [{"prefix": "95", "service": "echo", "regions": ["east"]}],
+        "agent": {"host": lab.address()},
+    }
+    fleet = LabFleet(lab, nodes, None, settings=settings)
     document = yaml.safe_load(fleet.config_path.read_text())
     for node in document["nodes"].values():
         host = node["sip"].split(":")[0]
@@ -108,21 +126,17 @@ def world() -> Iterator[World]:
         f = lab.freeswitch("f") if freeswitch_binary() else None
         k = f"{lab.address()}:5061"
         nodes: dict[Asterisk | FreeSwitch, str] = {a: "east", c: "west"}
-        with tls_fleet(
-            lab,
-            nodes | ({f: "south"} if f else {}),
-            edges={"k": {"region": "east", "sip": k}},
-            numbers=[{"prefix": "95", "service": "echo", "regions": ["east"]}],
-            agent={"host": lab.address()},
-        ) as fleet:
+        with tls_fleet(lab, nodes | ({f: "south"} if f else {}), k) as fleet:
             config = fleet.config
+            start_redis(lab, config)
             put_rendered(config, a)
             if f:
                 put_rendered(config, f)
-                start_stunnel(lab, config, f)
+                start_stunnel(lab, "f", f.folder / "conf", config.nodes["f"].control)
             more = {"extensions.conf": SAY, "pjsip.conf": TO_K.format(sip=k)}
             put_rendered(config, c, more)
             kamailio = start_kamailio(lab, config, "k")
+            start_stunnel(lab, "k", folder_of(config, "k"), config.edges["k"].redis)
             for role in ("driver", "steward", "agent"):
                 fleet.start(role)
             fleet.until_active()
@@ -326,6 +340,39 @@ def test_keys_in_an_offer_that_calls_itself_clear_are_used(world: World) -> None
     (channel,) = calls_of(world.a)
     asked = f"Action: Getvar\r\nChannel: {channel}\r\nVariable: CHANNEL(rtp,secure)\r\n"
     assert "Value: 1" in world.a.ami(asked)
+
+
+def test_the_edge_places_by_redis_over_tls(world: World) -> None:
+    """Not by its list: a placement stands in the call's record."""
+    hang_up(world.a, world.c)
+    world.say("to-k")
+
+    def placed() -> bool:
+        return any(r.placement for r in world.fleet.ask(lambda fleet: fleet.calls("a")))
+
+    until(placed, 5, "a call with its placement")
+    hang_up(world.a, world.c)
+
+
+def test_redis_speaks_to_the_fleet_alone(world: World) -> None:
+    url = urlsplit(world.fleet.config.redis.url or "")
+    where = (str(url.hostname), url.port or 0)
+    for pair, expected in ((None, b""), (world.of("a"), b""), (world.of("agent", "control"), b"-")):
+        tls = context(world.store.ca("control"), pair, world.fleet.folder)
+        got = b""
+        with contextlib.suppress(OSError):
+            with (
+                socket.create_connection(where, 2) as plain,
+                tls.wrap_socket(plain, server_hostname=where[0]) as link,
+            ):
+                link.sendall(b"PING\r\n")
+                got = link.recv(100)
+        assert got[:1] == expected, got
+    with socket.create_connection(where, 2) as plain:
+        plain.sendall(b"PING\r\n")
+        plain.settimeout(2)
+        with contextlib.suppress(ConnectionError):
+            assert not plain.recv(100).startswith((b"+", b"-"))
 
 
 def test_a_placement_from_a_stranger_is_not_believed(world: World) -> None:

@@ -44,7 +44,7 @@ def config(server: RedisServer, tmp_path: Path) -> Config:
 
 @pytest.fixture
 async def playing(config: Config) -> AsyncIterator[Playing]:
-    fleet = Fleet(connect(config), config.fleet)
+    fleet = Fleet(connect(config, "gate"), config.fleet)
     playing = Playing(config, fleet)
     await playing.join()
     yield playing
