@@ -23,7 +23,14 @@ from bench.edges import start_alg10, start_ours
 from bench.figures import Figure, Report, middle, percentile
 from bench.processes import cpu_of_all_s, cpu_s, session_pids
 from bench.simulated import SimulatedNodes
-from controller.config import Config, EdgeConfig, NodeConfig, RedisConfig, RegionConfig
+from controller.config import (
+    Config,
+    EdgeConfig,
+    NodeConfig,
+    RedisConfig,
+    RegionConfig,
+    SecurityConfig,
+)
 from controller.model import Kind
 from tests.lab.lab import Lab
 from tests.lab.services import Program, Redis
@@ -124,6 +131,7 @@ def _config(lab: Lab, server: Redis, nodes: dict[str, str]) -> Config:
         regions={"east": RegionConfig()},
         edges=edges,
         redis=RedisConfig(url=server.socket_url),
+        security=SecurityConfig(signalling="plain", media="plain", control="plain"),
         state_dir=str(lab.run.folder / "edge-state"),
         source=str(lab.run.folder / "bench.yaml"),
     )

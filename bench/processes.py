@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,6 +12,12 @@ def cpu_s(pid: int) -> float:
     /proc/PID/stat with its ticks of 10 ms is too coarse for."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
+def whole_cpu_s(pid: int) -> float:
+    """User and system seconds of a process with all threads it ever had, to the nanosecond: what a
+    PBX does in a thread per call is gone from /proc/PID/task with the call."""
+    return time.clock_gettime(~pid << 3 | 2)  # clock_getcpuclockid(3) of the process
 
 
 def session_pids(leader: int) -> list[int]:

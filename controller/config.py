@@ -81,13 +81,15 @@ class EdgeConfig(Strict, frozen=True):
     """A Kamailio that calls meet first. sip: where it listens.
 
     peers: networks of the carriers and PBXs whose calls it takes; it answers nobody else.
-    names: DNS names that they dial it by, for its certificate.
+    names: DNS names that they dial it by, for its certificate. redis: where stunnel on the edge
+    takes its plain connection to a Redis that speaks TLS, which Kamailio does not.
     """
 
     region: Name
     sip: str
     peers: tuple[str, ...] = ("127.0.0.0/8",)
     names: tuple[str, ...] = ()
+    redis: str = "127.0.0.1:6380"
 
 
 class RangeConfig(Strict, frozen=True):
@@ -162,6 +164,10 @@ class RedisConfig(Strict, frozen=True):
     url: str | None = None
     password_file: str | None = None
     users: str | None = None
+
+    @property
+    def speaks_tls(self) -> bool:
+        return bool(self.url) and str(self.url).startswith("rediss://")
 
 
 class TlsConfig(Strict, frozen=True):

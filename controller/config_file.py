@@ -179,6 +179,7 @@ def _cross_check(doc: _Document, config: Config) -> None:
     if config.gate.listen != "unix":
         _address(doc, config.gate.listen, ("gate", "listen"))
     _check_security(doc, config)
+    _check_redis(doc, config)
 
 
 def _known_region(doc: _Document, config: Config, name: str, path: tuple[str, ...]) -> None:
@@ -236,6 +237,22 @@ def _check_security(doc: _Document, config: Config) -> None:
             _check_dns_names(doc, member.names, (section, name, "names"))
     for name, node in config.nodes.items():
         _check_event_socket(doc, node, ("nodes", name, "event_socket"))
+
+
+def _check_redis(doc: _Document, config: Config) -> None:
+    if "redis" in config.nodes or "redis" in config.edges:
+        section = "nodes" if "redis" in config.nodes else "edges"
+        raise doc.error((section, "redis"), "is the name of the server", hint="rename it")
+    if config.redis.users and config.redis.url is None:
+        raise doc.error(
+            ("redis", "users"),
+            "the private redis-server has a socket for our user alone, and no users",
+            hint="remove users, or set redis.url",
+        )
+    if config.redis.users and config.redis.password_file:
+        raise doc.error(("redis", "users"), "stands beside password_file", hint="one of the two")
+    for name, edge in config.edges.items():
+        _address(doc, edge.redis, ("edges", name, "redis"))
 
 
 def _check_dns_names(doc: _Document, names: tuple[str, ...], path: tuple[str, ...]) -> None:

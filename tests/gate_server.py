@@ -123,7 +123,7 @@ async def until_answers(config: Config, gate_task: asyncio.Task[None]) -> None:
 async def serving(config: Config) -> AsyncIterator[Playing]:
     """A gate and its fleet's drivers, in this loop."""
     stop = asyncio.Event()
-    fleet = Fleet(connect(config), config.fleet)
+    fleet = Fleet(connect(config, "gate"), config.fleet)
     playing = Playing(config, fleet)
     await playing.join()
     tasks = [asyncio.create_task(gate.run(config, stop)), asyncio.create_task(playing.work())]

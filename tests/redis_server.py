@@ -14,7 +14,8 @@ from types import TracebackType
 class RedisServer:
     """Starts on entry, ends on exit. `restart` loses all data, the functions included."""
 
-    def __init__(self) -> None:
+    def __init__(self, *options: str) -> None:
+        self.options = options
         self.folder = Path(tempfile.mkdtemp(prefix="pbxctl-redis-"))
         self.socket = self.folder / "redis.sock"
         self.process: subprocess.Popen[bytes] | None = None
@@ -32,7 +33,9 @@ class RedisServer:
             "--logfile",
             self.folder / "log",
         ]
-        self.process = subprocess.Popen(["redis-server", "--port", "0", "--save", "", *where])
+        self.process = subprocess.Popen(
+            ["redis-server", "--port", "0", "--save", "", *where, *self.options]
+        )
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             with socket.socket(socket.AF_UNIX) as probe:

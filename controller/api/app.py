@@ -13,7 +13,7 @@ from typing import TypeVar
 import msgspec
 from aiohttp import web
 
-from controller.api import calls, fleet, journal, nodes, phones, route
+from controller.api import alarms, calls, fleet, journal, nodes, phones, route
 from controller.api.shapes import ErrorBody, ErrorReply
 from controller.api.who import caller_of
 from controller.config import Config
@@ -45,8 +45,8 @@ _STATUS: tuple[tuple[type[PbxctlError], int], ...] = (
 def make_app(config: Config, the_fleet: Fleet) -> web.Application:
     """The application; the fleet stays the caller's to close."""
     app = web.Application(middlewares=[_borders], client_max_size=BODY_BYTES_MAX)
-    for noun in (nodes.routes, calls.routes, route.routes, fleet.routes, phones.routes):
-        app.add_routes(noun(config, the_fleet))
+    for noun in (nodes, calls, alarms, route, fleet, phones):
+        app.add_routes(noun.routes(config, the_fleet))
     return app
 
 

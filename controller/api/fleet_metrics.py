@@ -108,7 +108,7 @@ def node_metrics(nodes: list[NodeView]) -> Iterable[Metric]:
 
 
 def counter_metrics(counters: dict[str, int]) -> Iterable[Metric]:
-    """Fleet.stats has `place:REGION`, `spill:REGION`, `reject:WHY`."""
+    """Fleet.stats has `place:REGION`, `spill:REGION`, `reject:WHY`, `alarm:KIND`."""
     families = {
         "place": CounterMetricFamily(
             "pbxctl_placements", "Calls placed in the caller's first region.", labels=["region"]
@@ -119,6 +119,7 @@ def counter_metrics(counters: dict[str, int]) -> Iterable[Metric]:
         "reject": CounterMetricFamily(
             "pbxctl_rejects", "Calls that no node could take.", labels=["reason"]
         ),
+        "alarm": CounterMetricFamily("pbxctl_alarms", "Alarms raised.", labels=["kind"]),
     }
     for key, value in sorted(counters.items()):
         kind, _, label = key.partition(":")

@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from controller.fleet.state import CallRecord, NodeView
+from controller.fleet.state import Alarm, CallRecord, NodeView
 from controller.model import MediaPolicy, Priority, Want
 
 Text = Annotated[str, Meta(max_length=256)]
@@ -124,6 +124,10 @@ class Calls(msgspec.Struct, frozen=True):
 
     calls: list[CallView]
     truncated: bool = False
+
+
+class Alarms(msgspec.Struct, frozen=True):
+    alarms: list[Alarm]
 
 
 class Why(msgspec.Struct, frozen=True):

@@ -40,6 +40,9 @@ def columns(now_ms: int) -> tuple[Column[CallView], ...]:
     def state(call: CallView) -> str:
         return "answered" if call.state == "live" and call.answered_ms else call.state
 
+    def media(call: CallView) -> str:
+        return call.security.verdict if call.security else ""
+
     return (
         Column("CALL", lambda c: c.key),
         Column("NODE", lambda c: c.node),
@@ -47,6 +50,7 @@ def columns(now_ms: int) -> tuple[Column[CallView], ...]:
         Column("FROM", lambda c: c.caller, rank=2),
         Column("TO", lambda c: c.callee, rank=1),
         Column("AGE", lambda c: age(now_ms - (c.started_ms or c.placed_ms)), right=True),
+        Column("MEDIA", media, rank=3),
         Column("SERVICE", lambda c: c.service, rank=4),
         Column("REGION", lambda c: c.region, rank=5),
         Column("PRIORITY", lambda c: c.priority, wide=True),
@@ -102,14 +106,35 @@ def show(session: Session, call_id: str) -> None:
     def once() -> None:
         with waiting(session, "asking the gate"):
             call = gate.get(CallView, "calls", call_id)
+        people = session.output in ("table", "wide")
         times = {
-            name: stamp(ms) if session.output in ("table", "wide") else ms
+            name: stamp(ms) if people else ms
             for name in ("placed_ms", "started_ms", "answered_ms", "ended_ms")
-            if (ms := getattr(call, name)) or session.output not in ("table", "wide")
+            if (ms := getattr(call, name)) or not people
         }
-        output.facts(session, output.as_data(call) | times, call.key)
+        data = output.as_data(call) | times
+        if people:
+            del data["security"]
+            data |= media_facts(call)
+        output.facts(session, data, call.key)
 
     output.repeat(session, once)
+
+
+def media_facts(call: CallView) -> dict[str, str]:
+    """What is known of the call's media, a line a leg."""
+    if call.security is None:
+        return {"media": "not attested" if call.answered_ms else ""}
+    told = call.security
+    lines = {"media": told.verdict, "media_action": told.action, "media_reason": told.reason}
+    if told.packets:
+        lines["media_packets"] = told.packets
+    for number, leg in enumerate(told.legs, 1):
+        media = {True: "encrypted", False: "NOT encrypted", None: "unknown"}[leg.encrypted]
+        suite = f" by {leg.suite}" if leg.suite else ""
+        signalling = {True: "TLS", False: "in clear", None: "unknown"}[leg.tls]
+        lines[f"leg_{number}"] = f"{leg.leg}: {media}{suite}, signalling {signalling}"
+    return lines
 
 
 def stamp(ms: int) -> str:

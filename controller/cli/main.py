@@ -30,6 +30,7 @@ PLACES = {
     "nodes": "controller.cli.nodes:nodes",
     "top": "controller.cli.top:top",
     "calls": "controller.cli.calls:calls",
+    "alarms": "controller.cli.alarms:alarms",
     "phones": "controller.cli.phones:phones",
     "route": "controller.cli.route:route",
     "context": "controller.cli.context:context",

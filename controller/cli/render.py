@@ -36,7 +36,11 @@ def render(session: Session, name: str, into: Path | None) -> None:
     from controller.render.files import render as rendered
     from controller.render.write import write
 
-    made = rendered(session.config(), name, into)
+    config = session.config()
+    made = rendered(config, name, into)
+    if not session.dry_run and into is None:
+        # pbxctl's own folder, as `up` would make it: what lies below is not for others.
+        config.state_path.mkdir(mode=0o700, parents=True, exist_ok=True)
     if session.dry_run:
         paths, verb = sorted(made.files), "would be checked"
     else:

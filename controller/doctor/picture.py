@@ -137,7 +137,7 @@ def judge_place(node: NodeView | None, name: str) -> Finding:
 
 async def check_picture(config: Config) -> list[Finding]:
     try:
-        fleet = Fleet(connect(config), config.fleet)
+        fleet = Fleet(connect(config, "doctor"), config.fleet)
     except PbxctlError as error:
         return [fail("redis", "reachable", error.message, error.hint)]
     try:

@@ -8,20 +8,21 @@ missing library is mended here, by loading it: a function that was not found did
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from controller import resources
 from controller.config import Config, read_secret
 from controller.errors import CommandRefused, FleetUnreachable, StaleEpoch
+from controller.fleet.acl import user_of
 from controller.fleet.keys import prefix
 from controller.fleet.state import (
     Alarm,
@@ -44,7 +45,9 @@ from controller.model import (
     Rejected,
     Verdict,
 )
+from controller.pki import contexts
 
+T = TypeVar("T")
 TIMEOUT_S = 1.0
 _HINT = "check that Redis runs and that redis.url names it: pbxctl doctor"
 
@@ -60,20 +63,45 @@ def library() -> bytes:
     return b"".join(path.read_bytes() for path in sorted(folder.glob("*.lua")))
 
 
-def connect(config: Config, *, timeout_s: float = TIMEOUT_S) -> redis.Redis:
-    """A client for the fleet's Redis. Nothing is sent before its first use."""
+def connect(config: Config, role: str, *, timeout_s: float = TIMEOUT_S) -> redis.Redis:
+    """A client for the fleet's Redis. Nothing is sent before its first use.
+
+    role: of acl.RIGHTS; whose user and certificate it is, where the config has such.
+    Raises ConfigError when a password or certificate is missing.
+    """
     url = config.redis.url or f"unix://{config.state_path / 'redis.sock'}"
-    password = None
-    if config.redis.password_file:
+    user = password = None
+    if config.redis.users:
+        user, password = user_of(role), read_secret(config.path(config.redis.users) / role)
+    elif config.redis.password_file:
         password = read_secret(config.path(config.redis.password_file))
-    return redis.Redis.from_url(
+    client = redis.Redis.from_url(
         url,
+        username=user,
         password=password,
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
         retry_on_error=[],
     )
+    if url.startswith("rediss://"):
+        pool = client.connection_pool
+        pool.connection_class = _TlsConnection
+        pool.connection_kwargs["identity"] = contexts.client(config, role)
+    return client
+
+
+class _TlsConnection(redis.SSLConnection):
+    """Shows the certificate as it is when the connection is made, renewed or not."""
+
+    def __init__(self, *, identity: contexts.Identity, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._identity = identity
+        self.ssl_context.context = identity.context
+
+    async def connect(self) -> None:
+        self._identity.refresh()
+        await super().connect()
 
 
 def _packed_event(event: NodeEvent) -> dict[str, Any] | None:
@@ -96,6 +124,22 @@ def _packed_call(call: CallStarted | CallTruth) -> dict[str, Any]:
         "from": call.caller,
         "to": call.callee,
     }
+
+
+async def _heeding(work: Awaitable[T]) -> T:
+    """Awaits `work` without losing a cancellation that comes meanwhile.
+
+    redis-py sends under asyncio.wait_for, which before Python 3.12 drops a cancellation that meets
+    the end of the send (CPython issue 81839): a cancelled loop would then run on for ever. A
+    cancellation from before is not heeded again, so that a cancelled task can still clean up.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    try:
+        return await work
+    finally:
+        if task and task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 class Fleet:
@@ -128,7 +172,7 @@ class Fleet:
 
     async def _once(self, function: str, *args: str | bytes | int | float) -> Any:
         try:
-            return await self.client.fcall(function, 1, self._prefix, *args)
+            return await _heeding(self.client.fcall(function, 1, self._prefix, *args))
         except ResponseError:
             raise
         except (RedisConnectionError, RedisTimeoutError, RedisError, OSError) as error:
@@ -138,14 +182,19 @@ class Fleet:
         """Puts this version's library into Redis; others of the same fleet use it at once."""
         async with self._loading:
             try:
-                await self.client.function_load(library().decode(), replace=True)
+                await _heeding(self.client.function_load(library().decode(), replace=True))
+            except NoPermissionError as error:
+                raise FleetUnreachable(
+                    "Redis has no functions yet, and only the steward may load them",
+                    hint="start one: pbxctl up or pbxctl run steward",
+                ) from error
             except (RedisError, OSError) as error:
                 raise FleetUnreachable(f"Redis does not take the functions: {error}") from error
 
     async def run_id(self) -> str:
         """Names the running redis-server: another one means that data may be lost."""
         try:
-            info = await self.client.info("server")
+            info = await _heeding(self.client.info("server"))
         except (RedisError, OSError) as error:
             raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
         return str(info["run_id"])
@@ -195,14 +244,14 @@ class Fleet:
     async def read_hash(self, key: str) -> dict[bytes, bytes]:
         """A hash of the fleet, key without the prefix."""
         try:
-            raw: dict[Any, Any] = await self.client.hgetall(f"{self._prefix}:{key}")
+            raw: dict[Any, Any] = await _heeding(self.client.hgetall(f"{self._prefix}:{key}"))
         except (RedisError, OSError) as error:
             raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
         return raw
 
     async def write_hash(self, key: str, field: str, value: bytes) -> None:
         try:
-            await self.client.hset(f"{self._prefix}:{key}", field, value)
+            await _heeding(self.client.hset(f"{self._prefix}:{key}", field, value))
         except (RedisError, OSError) as error:
             raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
 
@@ -213,7 +262,7 @@ class Fleet:
             pipe.time()
             pipe.hmget(f"{self._prefix}:lease:@steward", "owner", "ends")
             pipe.zrange(f"{self._prefix}:drivers", 0, -1, withscores=True)
-            (s, us), (owner, ends), drivers = await pipe.execute()
+            (s, us), (owner, ends), drivers = await _heeding(pipe.execute())
         except (RedisError, OSError) as error:
             raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
         now_ms = s * 1000 + us // 1000
@@ -258,10 +307,26 @@ class Fleet:
         )
         return added, removed
 
-    async def attest(self, lease: Lease, pbx_id: str, told: Attestation) -> bool:
-        """Writes what a live call's media is; False when the fleet has no such call."""
-        written = await self.call_function("attest", lease.node, lease.epoch, pbx_id, _pack(told))
+    async def attest(
+        self, lease: Lease, pbx_id: str, told: Attestation, look_at: Sequence[int] = ()
+    ) -> bool:
+        """Writes what a live call's media is; False when the fleet has no such call.
+
+        look_at: RTP ports of the node at which its agent is asked to look.
+        """
+        written = await self.call_function(
+            "attest", lease.node, lease.epoch, pbx_id, _pack(told), *look_at
+        )
         return bool(written)
+
+    async def looks(self, node: str) -> list[tuple[str, int]]:
+        """Takes what the node's agent is asked to look at: call key and RTP port, a few."""
+        flat = await self.call_function("looks", node)
+        return [(key.decode(), int(port)) for key, port in zip(flat[::2], flat[1::2], strict=True)]
+
+    async def looked(self, node: str, key: str, wire: str, reason: str) -> None:
+        """What the agent saw of the call: clear, encrypted or not checked. clear is an alarm."""
+        await self.call_function("looked", node, key, wire, reason)
 
     async def alarms(self, limit: int = 100) -> list[Alarm]:
         """The last alarms, newest first; some hundreds are kept."""
@@ -279,7 +344,7 @@ class Fleet:
         """Takes a command back that no driver has begun. False: one has, or it is done."""
         try:
             key = f"{self._prefix}:commands:{node}"
-            return bool(await self.client.lrem(key, 0, command_id))
+            return bool(await _heeding(self.client.lrem(key, 0, command_id)))
         except (RedisError, OSError) as error:
             raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
 
@@ -296,11 +361,11 @@ class Fleet:
         key = f"{self._prefix}:result:{command_id}"
         while True:
             try:
-                raw: bytes | None = await self.client.lpop(key)  # type: ignore[assignment]
+                raw: Any = await _heeding(self.client.lpop(key))
             except (RedisError, OSError) as error:
                 raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
-            if raw is not None or asyncio.get_running_loop().time() >= deadline:
-                return raw
+            if isinstance(raw, bytes) or asyncio.get_running_loop().time() >= deadline:
+                return raw if isinstance(raw, bytes) else None
             await asyncio.sleep(0.05)
 
     async def host_report(self, node: str, cpu: float, load1: float) -> None:
@@ -312,6 +377,9 @@ def _translated(error: ResponseError) -> Exception:
     text = str(error)
     if text.startswith("STALE"):
         return StaleEpoch(text.removeprefix("STALE "))
-    if text.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
-        return CommandRefused(f"Redis refuses: {text}", hint="check redis.password_file")
+    if isinstance(error, NoPermissionError) or text.startswith(("NOAUTH", "WRONGPASS")):
+        hint = (
+            "check redis.users, redis.password_file and the server's aclfile: pbxctl render redis"
+        )
+        return CommandRefused(f"Redis refuses: {text}", hint=hint)
     return FleetUnreachable(f"Redis answers: {text}", hint=_HINT)

@@ -19,6 +19,7 @@ What Asterisk must be told (manager.conf; the least that the driver needs):
     eventfilter(action(include),name(OriginateResponse)) =
     eventfilter(action(include),name(ContactStatus)) =
     eventfilter(action(include),name(VarSet),header(Variable),method(exact)) = PBXCTL_PLACEMENT
+    eventfilter(action(include),name(VarSet),header(Variable),method(exact)) = RTPAUDIOQOS
 
 read: system brings FullyBooted and ContactStatus, call the channels, dialplan VarSet. write:
 reporting is for CoreSettings, CoreShowChannels and Getvar, call for Hangup, originate for
@@ -346,6 +347,8 @@ class AsteriskDriver(Driver):
                         calls_max=self._calls_max,
                         arrivals_per_s=rate,
                         cpu=cpu,
+                        loss=self._calls.quality.loss(now_s),
+                        jitter_ms=self._calls.quality.jitter_ms(now_s),
                     )
                 ]
             )

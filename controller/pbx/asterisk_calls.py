@@ -34,6 +34,7 @@ from controller.model import (
 )
 from controller.pbx.ami_message import Received
 from controller.pbx.base import VALUE_MAX_CHARS
+from controller.pbx.quality import Quality, parse_rtpaudioqos
 
 PLACEMENT_WAIT_S = 0.1
 PLACEMENT_VARIABLE = "PBXCTL_PLACEMENT"
@@ -113,6 +114,7 @@ class Calls:
         self.calls: dict[str, Call] = {}
         self.started = 0
         self.bad_events = 0
+        self.quality = Quality()
         #: uniqueid -> placement of calls that we start ourselves
         self.expected: dict[str, str] = {}
         self._bridges: dict[str, set[str]] = {}
@@ -134,6 +136,10 @@ class Calls:
         event = message.headers["Event"]
         if uniqueid not in self.legs and (event == "Hangup" or len(self.legs) >= LEGS_MAX):
             self.bad_events += event != "Hangup"
+            return []
+        if event == "VarSet" and message.headers.get("Variable") == "RTPAUDIOQOS":
+            if told := parse_rtpaudioqos(message.headers.get("Value", "")):
+                self.quality.leg_ended(*told, now_s)
             return []
         self._link(message, uniqueid, linkedid, now_s, out)
         if event == "Hangup":

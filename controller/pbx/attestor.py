@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
@@ -45,8 +46,9 @@ log = logging.getLogger(__name__)
 
 Judge = Callable[[Sequence[Security] | None, float], Ruling]
 """The legs, None when the PBX did not answer, and the seconds since the call's answer."""
-Write = Callable[[str, Attestation], Coroutine[None, None, bool]]
-"""pbx_id and what it is attested to be; False when it could not be written."""
+Write = Callable[[str, Attestation, list[int]], Coroutine[None, None, bool]]
+"""pbx_id, what it is attested to be, and the RTP ports at which the agent is to look for itself;
+False when it could not be written."""
 
 
 @dataclass
@@ -58,10 +60,13 @@ class _Answered:
 
 
 class Attestor:
-    def __init__(self, node: str, judge: Judge, write: Write) -> None:
+    """sample_share: of the calls, those whose packets the agent is asked to look at."""
+
+    def __init__(self, node: str, judge: Judge, write: Write, sample_share: float = 0.0) -> None:
         self._node = node
         self._judge = judge
         self._write = write
+        self._sample_share = sample_share
         self._calls: dict[str, _Answered] = {}
         self._due: dict[str, None] = {}
         self._wake = asyncio.Semaphore(0)
@@ -166,7 +171,9 @@ class Attestor:
         call.attested = told
         write = None
         if changed or not call.written:
-            write = asyncio.create_task(self._write(pbx_id, told))
+            sampled = first and random.random() < self._sample_share  # noqa: S311
+            ports = _ports(legs) if sampled else []
+            write = asyncio.create_task(self._write(pbx_id, told, ports))
         try:
             if changed:
                 self._tell(pbx_id, told)
@@ -192,3 +199,8 @@ class Attestor:
                 "node %s: call %s: %s%s", self._node, pbx_id, told.reason,
                 "; hung up" if told.action == "hangup" else "", extra={"node": self._node},
             )  # fmt: skip
+
+
+def _ports(legs: Sequence[Security]) -> list[int]:
+    found = (leg.local.rpartition(":")[2] for leg in legs)
+    return [int(port) for port in found if port.isascii() and port.isdigit() and len(port) < 6]

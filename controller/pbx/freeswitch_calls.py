@@ -39,6 +39,7 @@ from controller.model import (
 )
 from controller.pbx.base import VALUE_MAX_CHARS
 from controller.pbx.esl_frames import EslEvent
+from controller.pbx.quality import Quality
 
 EVENTS = (
     "CHANNEL_CREATE CHANNEL_PROGRESS CHANNEL_PROGRESS_MEDIA CHANNEL_ANSWER CHANNEL_BRIDGE "
@@ -86,6 +87,7 @@ class Calls:
         self._born = 0
         self._started_since_sample = 0
         self._sampled_at_s: float | None = None
+        self._quality = Quality()
 
     def take(self, event: EslEvent) -> list[NodeEvent]:
         """What one channel event means. Unknown and repeated events mean nothing."""
@@ -94,6 +96,12 @@ class Calls:
             return []
         name = event.get("Event-Name")
         if name == "CHANNEL_DESTROY":
+            received = _number(event.get("variable_rtp_audio_in_packet_count"))
+            if received:
+                # Flaws are gaps in what came; FreeSWITCH tells jitter as a variance at its worst
+                # alone, which is no mean.
+                flaws = _number(event.get("variable_rtp_audio_in_flaw_total")) or 0
+                self._quality.leg_ended(received, flaws, None, self._sampled_at_s or 0.0)
             return list(self._leave(leg, _cause(event)))
         if name == "CUSTOM":  # sofia::reinvite carries nothing but the leg
             return self._media(self._by_leg.get(leg))
@@ -144,6 +152,7 @@ class Calls:
             calls_max=None if most is None else int(most) // 2,
             arrivals_per_s=arrivals,
             cpu=None if idle is None else min(1.0, max(0.0, 1 - idle / 100)),
+            loss=self._quality.loss(now_s),
         )
 
     def waits(self, leg: str) -> bool:

@@ -28,6 +28,8 @@ ASKED = (
     "switch_r_sdp",
     "sip_via_protocol",
     "sip_full_via",
+    "user_name",
+    "dialed_user",
     "local_media_ip",
     "local_media_port",
 )
@@ -73,7 +75,8 @@ def security(leg: str, told: Mapping[str, str]) -> Security | None:
         encrypted=bool(suite) and _profile_is_secure(told) and _key_is_whole(suite, told),
         suite=suite,
         signalling_tls=transport.lower() == "tls" if transport else None,
-        peer=rest.partition("/")[0],
+        # a phone's account on either side of the call, else the profile: a trunk
+        peer=told["user_name"] or told["dialed_user"] or rest.partition("/")[0],
         local=f"{told['local_media_ip']}:{port}" if port else "",
     )
 

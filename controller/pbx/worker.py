@@ -80,6 +80,7 @@ class Worker:
         owner: str,
         new_driver: Callable[[NodeConfig, str], Driver],
         judge: Judge | None = None,
+        sample_share: float = 0.0,
     ) -> None:
         self.fleet = fleet
         self.lease: Lease | None = lease
@@ -90,6 +91,7 @@ class Worker:
         self._owner = owner
         self._new_driver = new_driver
         self._judge = judge
+        self._sample_share = sample_share
         self._attestor: Attestor | None = None
         self._live = LiveSet()
         self._phones = Registrations(fleet, lease.node)
@@ -164,7 +166,7 @@ class Worker:
         driver = self._new_driver(self.config, read_secret(self._secret_file))
         self._driver = driver
         if self._judge:
-            self._attestor = Attestor(self.name, self._judge, self._attest)
+            self._attestor = Attestor(self.name, self._judge, self._attest, self._sample_share)
         try:
             self._facts = await driver.connect()
             self._problem = ""
@@ -268,12 +270,12 @@ class Worker:
             self._registered = False
             self._out_of_step()
 
-    async def _attest(self, pbx_id: str, told: Attestation) -> bool:
+    async def _attest(self, pbx_id: str, told: Attestation, ports: list[int]) -> bool:
         async with self._writing:
             if self.lease is None or not self._registered:
                 return False
             try:
-                return await self.fleet.attest(self.lease, pbx_id, told)
+                return await self.fleet.attest(self.lease, pbx_id, told, ports)
             except (StaleEpoch, FleetUnreachable):  # the next beat finds out and acts on it
                 WORDS_LOST.inc()
                 return False

@@ -14,7 +14,7 @@ AUTHORITIES: tuple[AuthorityName, ...] = ("sip", "control", "people")
 #: roles that speak to others; those with a server of their own have it in `wanted`
 #: with which the driver asks nodes for a sign of life; no node can be called so
 PROBE = "driver_probe"
-ROLES = ("driver", "steward", "gate", "agent", "vault")
+ROLES = ("driver", "steward", "gate", "agent", "vault", "doctor")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,11 @@ def control_name(node: str) -> str:
     return f"node-{node}"
 
 
+def edge_name(edge: str) -> str:
+    """The name of an edge's certificate as a client of Redis."""
+    return f"edge-{edge}"
+
+
 def wanted(config: Config) -> list[Wanted]:
     """Every certificate of the fleet's machines; those of people are issued one by one."""
     found = []
@@ -46,6 +51,7 @@ def wanted(config: Config) -> list[Wanted]:
     for role in ROLES:
         addresses = (*gate, *config.gate.names) if role == "gate" else ()
         found.append(Wanted("control", role, _named(addresses), server=bool(addresses)))
+    found += [Wanted("control", edge_name(name)) for name in config.edges]
     redis = urlsplit(config.redis.url or "")
     if redis.hostname:
         found.append(Wanted("control", "redis", (redis.hostname,), server=True, client=False))

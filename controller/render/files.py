@@ -11,29 +11,22 @@ import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from controller import resources
 from controller.config import Config, read_secret, split_address
-from controller.errors import ConfigError, UsageError
+from controller.errors import UsageError
 from controller.fleet.keys import prefix
 from controller.model import Kind
-from controller.pki.store import open_store
-from controller.pki.wanted import control_name
+from controller.render.certificates import tls_files
+from controller.render.file import File
 from controller.render.phones import phones_file, phones_path
+from controller.render.redis import edge_secret, redis_files, redis_values, stunnel_values
 from controller.render.templates import Secret, fill
 
 #: what an edge's dialplan waits for its agent beyond the agent's own deadline
 _AGENT_GRACE_S = 0.1
-
-
-@dataclass(frozen=True)
-class File:
-    """text, mode; keep: written only where there is none yet."""
-
-    text: str
-    mode: int = 0o644
-    keep: bool = False
+#: of FreeSWITCH's rtp_secure_media: no call without, the strongest first
+_SRTP_MANDATORY = "mandatory:AEAD_AES_256_GCM:AES_256_CM_HMAC_SHA1_80:AES_CM_128_HMAC_SHA1_80"
 
 
 @dataclass(frozen=True)
@@ -61,8 +54,7 @@ def render(config: Config, name: str, folder: Path | None = None) -> Rendered:
     """
     folder = (folder or folder_of(config, name)).absolute()
     if name in config.edges:
-        password = config.redis.password_file
-        secret = Secret(read_secret(config.path(password))) if password else None
+        secret = edge_secret(config)
         made = edge_files(config, name, secret, folder)
         return Rendered(name, folder, made | tls_files(config, name))
     if name in config.nodes:
@@ -71,7 +63,9 @@ def render(config: Config, name: str, folder: Path | None = None) -> Rendered:
         files = asterisk_files if node.kind is Kind.ASTERISK else freeswitch_files
         made = files(config, name, secret, folder)
         return Rendered(name, folder, made | tls_files(config, name))
-    known = ", ".join([*config.nodes, *config.edges])
+    if name == "redis":
+        return Rendered(name, folder, redis_files(config, folder))
+    known = ", ".join([*config.nodes, *config.edges, "redis"])
     raise UsageError(f"there is no node or edge {name!r}", hint=f"known: {known}")
 
 
@@ -86,7 +80,7 @@ def edge_files(config: Config, name: str, password: Secret | None, folder: Path)
         "fleet_key": prefix(config.fleet),
         "reservation_s": config.placement.reservation_s,
         "retry_after_s": config.placement.retry_after_s,
-        "redis": _redis(config, password),
+        "redis": redis_values(config, edge, password),
         "node_addresses": sorted({_address(n.sip) for n in config.nodes.values()}),
         "peers": [ipaddress.ip_network(network) for network in edge.peers],
         "peers_ca": bool(config.security.peers_ca),
@@ -99,6 +93,9 @@ def edge_files(config: Config, name: str, password: Secret | None, folder: Path)
         "pbxctl-address.list": File(fill("kamailio/pbxctl-address.list.j2", values)),
         "pbxctl-dispatcher.list": File(dispatcher_list(config, edge.region, sips), keep=True),
     }
+    if config.redis.speaks_tls:
+        way = values | stunnel_values(config, edge)
+        files["pbxctl-stunnel.conf"] = File(fill("kamailio/pbxctl-stunnel.conf.j2", way))
     if values["tls"]:
         files["pbxctl-tls.cfg"] = File(fill("kamailio/pbxctl-tls.cfg.j2", values))
     return files
@@ -139,6 +136,8 @@ def freeswitch_files(config: Config, name: str, password: Secret, folder: Path) 
     files |= {path: File(fill(f"freeswitch/{path}.j2", values), keep=True) for path in yours}
     socket = "pbxctl-event_socket.conf.xml"
     files[socket] = File(fill(f"freeswitch/{socket}.j2", values), 0o600)
+    if config.security.control == "tls":
+        files["pbxctl-stunnel.conf"] = File(fill("freeswitch/pbxctl-stunnel.conf.j2", values))
     route = resources.folder("lua") / "freeswitch" / "route.lua"
     files["pbxctl-route.lua"] = File(route.read_text("utf-8"))
     return files | _no_phones(config, name)
@@ -181,6 +180,7 @@ def _node_values(config: Config, name: str, password: Secret, folder: Path) -> d
         "event_socket_host": split_address(node.event_socket)[0],
         "event_socket_port": split_address(node.event_socket)[1],
         "phones_sip": node.phones_sip,
+        "phones_port": split_address(node.phones_sip)[1],
         **_security(config, node.sip),
     }
 
@@ -192,53 +192,11 @@ def _security(config: Config, sip: str) -> dict[str, Any]:
     return {
         "tls": tls,
         "media": security.media,
+        "srtp_suites": _SRTP_MANDATORY,
         "srtp": security.media != "plain",
         "plain_peers": security.plain_peers if tls else (),
         "plain_listen": f"{_host(sip)}:{security.plain_port}",
     }
-
-
-def tls_files(config: Config, name: str) -> dict[str, File]:
-    """The certificates and keys that the node or edge needs on its disk, below tls/.
-
-    Raises ConfigError when one is not there.
-    """
-    security, store = config.security, open_store(config)
-    wanted: dict[str, Path] = {}
-    if security.signalling == "tls":
-        wanted |= {
-            "sip.pem": store.certificate("sip", name),
-            "sip.key": store.key("sip", name),
-            "sip-ca.pem": store.ca("sip"),
-        }
-    if security.control == "tls" and name in config.nodes:
-        own = control_name(name)
-        wanted |= {
-            "control.pem": store.certificate("control", own),
-            "control.key": store.key("control", own),
-            "control-ca.pem": store.ca("control"),
-        }
-    texts = {file: _pem(config, path) for file, path in wanted.items()}
-    node = config.nodes.get(name)
-    if node and node.kind is Kind.FREESWITCH and "sip.pem" in texts:
-        # sofia wants these names, and the key in one file with its certificate
-        texts["agent.pem"] = texts.pop("sip.pem") + texts.pop("sip.key")
-        texts["cafile.pem"] = texts.pop("sip-ca.pem")
-    if name in config.edges and security.peers_ca and "sip-ca.pem" in texts:
-        texts["peers-ca.pem"] = texts["sip-ca.pem"] + _pem(config, config.path(security.peers_ca))
-    return {f"tls/{file}": File(text, 0o600) for file, text in texts.items()}
-
-
-def _pem(config: Config, path: Path) -> str:
-    try:
-        return path.read_text("ascii")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{path} cannot be read: {getattr(error, 'strerror', None) or error}",
-            file=config.source,
-            key="security",
-            hint="pbxctl pki renew makes certificates; or set security to plain",
-        ) from error
 
 
 def _trunk_addresses(config: Config, name: str) -> list[str]:
@@ -270,30 +228,3 @@ def _address(address: str) -> str:
             f"{address}: trunk peers are told apart by IP address, not by name",
             hint="write the address into `sip`, as in 192.0.2.10:5060",
         ) from error
-
-
-def _redis(config: Config, password: Secret | None) -> dict[str, object]:
-    """What Kamailio's ndb_redis needs; it knows neither TLS nor users."""
-    url = urlsplit(config.redis.url or f"unix://{config.state_path / 'redis.sock'}")
-    if url.username or url.password:
-        raise UsageError("redis.url holds a user or password", hint="use redis.password_file")
-    values: dict[str, object] = {
-        "unix": "",
-        "host": "",
-        "port": 6379,
-        "db": 0,
-        "password": password,
-    }
-    if url.scheme == "unix":
-        return values | {"unix": url.path}
-    if url.scheme != "redis" or not url.hostname:
-        raise UsageError(
-            f"Kamailio cannot reach Redis by {url.scheme}://",
-            hint="give the edge a plain redis:// or unix:// address, through stunnel if need be",
-        )
-    try:
-        db = int(url.path.strip("/") or 0)
-        port = url.port or 6379
-    except ValueError as error:
-        raise UsageError(f"redis.url: {error}", hint="as in redis://192.0.2.1:6379/0") from error
-    return values | {"host": url.hostname, "port": port, "db": db}

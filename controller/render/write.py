@@ -7,7 +7,8 @@ import tempfile
 from pathlib import Path
 
 from controller.errors import UsageError
-from controller.render.files import File, Rendered
+from controller.render.file import File
+from controller.render.files import Rendered
 
 
 def write(rendered: Rendered) -> list[str]:

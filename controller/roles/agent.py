@@ -18,6 +18,7 @@ from controller import metrics
 from controller.agent import snapshots
 from controller.agent.answers import REGISTRY, Answers
 from controller.agent.host_load import busy_share, read_cpu_times, read_load1
+from controller.agent.packets import watch_packets
 from controller.agent.phones import PhoneFiles
 from controller.config import Config
 from controller.errors import ConfigError, PbxctlError, UsageError
@@ -39,8 +40,10 @@ async def run(config: Config, names: Collection[str] | None, stop: asyncio.Event
     here = set(names if names is not None else (*config.nodes, *config.edges))
     if unknown := here - set(config.nodes) - set(config.edges):
         raise UsageError(f"there is no node or edge {', '.join(sorted(unknown))}")
-    answers_fleet = Fleet(connect(config, timeout_s=config.agent.deadline_ms / 1000), config.fleet)
-    fleet = Fleet(connect(config), config.fleet)
+    answers_fleet = Fleet(
+        connect(config, "agent", timeout_s=config.agent.deadline_ms / 1000), config.fleet
+    )
+    fleet = Fleet(connect(config, "agent"), config.fleet)
     phones = [PhoneFiles(config, fleet, node) for node in sorted(here & set(config.nodes))]
     answers = Answers(
         config, answers_fleet, lambda number: any(number in files.names for files in phones)
@@ -57,6 +60,11 @@ async def run(config: Config, names: Collection[str] | None, stop: asyncio.Event
                 tasks.create_task(_report(fleet, sorted(here & set(config.nodes)))),
             ]
             loops += [tasks.create_task(files.run()) for files in phones]
+            if config.media.sample_share:
+                loops += [
+                    tasks.create_task(watch_packets(fleet, node))
+                    for node in sorted(here & set(config.nodes))
+                ]
             await stop.wait()
             for loop in loops:
                 loop.cancel()

@@ -37,7 +37,7 @@ async def run(config: Config, stop: asyncio.Event) -> None:
     """Drives nodes until `stop` is set; then gives the leases back, and leaves calls alone."""
     hub = GreenHub()
     probe, drivers = probe_of(config), Drivers(config, hub)
-    fleet = Fleet(connect(config), config.fleet)
+    fleet = Fleet(connect(config, "driver"), config.fleet)
     crew = _Crew(config, fleet, probe, drivers)
     await probe.open()
     server = await metrics.serve_role(config, "driver", REGISTRY)
@@ -112,6 +112,7 @@ class _Crew:
             self._owner,
             self._drivers.new,
             self._judge,
+            self._config.media.sample_share,
         )
         task = asyncio.create_task(worker.run(), name=f"worker {lease.node}")
         self._workers[lease.node] = (worker, task)

@@ -33,7 +33,7 @@ async def run(config: Config, stop: asyncio.Event) -> None:
     """
     async with contextlib.AsyncExitStack() as ends:
         journal.to_stderr()
-        fleet = Fleet(connect(config), config.fleet)
+        fleet = Fleet(connect(config, "gate"), config.fleet)
         ends.push_async_callback(fleet.close)
         await _serve(config, fleet, ends)
         await _serve_metrics(config, fleet, ends)

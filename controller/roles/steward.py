@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 async def run(config: Config, stop: asyncio.Event) -> None:
     """Stands for election and leads, until `stop` is set."""
-    fleet = Fleet(connect(config), config.fleet)
+    fleet = Fleet(connect(config, "steward"), config.fleet)
     server = await metrics.serve_role(config, "steward", REGISTRY)
     owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     epoch: str | None = None

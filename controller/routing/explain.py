@@ -82,12 +82,33 @@ def _life(call: CallRecord, config: Config, now_ms: int) -> list[str]:
         words.append(f"It showed on {call.node}{after}, as {call.pbx_id}.")
     if call.answered_ms:
         words.append(f"It was answered {_span(call.answered_ms - call.started_ms)} after that.")
+    words += _media(call)
     if call.ended_ms:
         cause = f", Q.850 cause {call.cause}" if call.cause else ""
         words.append(f"It ended after {_span(call.ended_ms - call.started_ms)}{cause}.")
     elif call.state == "live":
         what = "is up" if call.answered_ms else "is ringing"
         words.append(f"It {what}, {_span(now_ms - call.started_ms)} after its start.")
+    return words
+
+
+def _media(call: CallRecord) -> list[str]:
+    if not (told := call.security):
+        return []
+    after = _span(told.checked_ms - call.answered_ms) if call.answered_ms else ""
+    legs = "1 leg" if len(told.legs) == 1 else f"{len(told.legs)} legs"
+    known = {
+        "encrypted": f"Its media was found encrypted on {legs}",
+        "plain": f"Its media was found NOT encrypted ({told.reason})",
+        "unknown": f"Its media could not be told ({told.reason})",
+    }[told.verdict]
+    words = [f"{known}{', ' + after + ' after its answer' if after else ''}."]
+    if told.action == "hangup":
+        words.append("It was hung up for that.")
+    elif told.action == "alarm":
+        words.append("It went on, with an alarm: pbxctl alarms.")
+    if told.packets == "clear":
+        words.append("Packets on the wire were in clear, whatever the PBX said.")
     return words
 
 

@@ -1,7 +1,8 @@
 -- A call of an edge's caller or of a phone: asks the agent on loopback where it goes, and sends it
 -- there. A phone that is registered here is rung without asking.
 --   argv[1] this node, argv[2] its region, argv[3] the agent, as http://127.0.0.1:9450
---   argv[4] the domain of the phones here, for a call of one of them
+--   argv[4] transport of trunks (udp, tls), argv[5] rtp_secure_media of their legs (plain: none)
+--   argv[6] the domain of the phones here, for a call of one of them
 --
 -- mod_curl counts its time limit in whole seconds. The agent answers within its own deadline
 -- (200 ms); the 1 s here is for an agent that hangs. One that is down refuses at once.
@@ -9,7 +10,10 @@
 -- before its reservation ends; leg_progress_timeout would also end calls that ring late.
 -- What callers sent goes out percent-encoded; the number is checked before it is dialled.
 
-local NODE, REGION, AGENT, DOMAIN = argv[1], argv[2], argv[3], argv[4]
+local NODE, REGION, AGENT, DOMAIN = argv[1], argv[2], argv[3], argv[6]
+local TO = argv[4] == 'tls' and ';transport=tls' or ''
+-- Without the first variable FreeSWITCH offers RTP/AVP beside RTP/SAVP.
+local SECURE = argv[5] ~= 'plain' and ',sdp_secure_savp_only=true,rtp_secure_media=' .. argv[5] or ''
 local TRIES_MAX = 3
 
 -- Causes after which another node may do better; 503 is NORMAL_TEMPORARY_FAILURE here. Busy, an
@@ -62,7 +66,7 @@ local function run()
   session:setVariable('hangup_after_bridge', 'true')
   local api, failed = freeswitch.API(), ''
   if DOMAIN then
-    local contact = api:execute('sofia_contact', 'pbxctl/' .. number .. '@' .. DOMAIN) or ''
+    local contact = api:execute('sofia_contact', '*/' .. number .. '@' .. DOMAIN) or ''
     if string.match(contact, '^sofia/') then
       return session:transfer(number, 'XML', 'pbxctl-phone')
     end
@@ -79,7 +83,8 @@ local function run()
       return session:transfer(number, 'XML', 'pbxctl-services')
     end
     session:execute('bridge', string.format(
-      '{sip_h_X-Pbxctl-Placement=%s}sofia/pbxctl/%s@%s', placement, number, address_or_cause))
+      '{sip_h_X-Pbxctl-Placement=%s%s}sofia/pbxctl/%s@%s%s', placement, SECURE, number,
+      address_or_cause, TO))
     local cause = session:getVariable('originate_disposition')
     if not session:ready() then
       return

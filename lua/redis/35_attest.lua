@@ -3,10 +3,15 @@
 --   v a why t   verdict, action (none alarm hangup), reason, ms since which it stands so
 --   legs        list of {leg, enc, suite, tls, peer, t}; no key is ever among them
 --   packets     what the node's agent saw on the wire, set by `packets`
+-- P:look:N      list, "KEY PORT" for the agent of N to look at, short-lived
 -- P:alarms      list, newest first, msgpack {kind, node, call, reason, t}
 
 local ALARMS_MAX = 500
 local REASON_MAX = 256
+local LOOKS_MAX = 64
+local LOOKS_AT_ONCE = 8
+local LOOK_KEEP_MS = 10000
+local WIRES = { ['clear'] = true, ['encrypted'] = true, ['not checked'] = true }
 
 local function alarm(P, kind, name, key, reason, now)
   redis.call('LPUSH', P .. ':alarms', cmsgpack.pack({
@@ -16,7 +21,8 @@ local function alarm(P, kind, name, key, reason, now)
   redis.call('HINCRBY', P .. ':stats', 'alarm:' .. kind, 1)
 end
 
--- attest: KEYS P; ARGV node epoch pbx_id msgpack {v, a, why, legs}. Repeatable: only a change of
+-- attest: KEYS P; ARGV node epoch pbx_id msgpack {v, a, why, legs} port... Ports are what the node's
+-- agent is to look at. Repeatable: only a change of
 -- verdict or action raises an alarm again. Returns 1, or 0 when the node has no such call.
 redis.register_function('attest', function(keys, args)
   local P, name, now = keys[1], args[1], now_ms()
@@ -41,6 +47,44 @@ redis.register_function('attest', function(keys, args)
     packets = before.packets,
   }
   write_call(P, key, call, LIVE_KEEP_MS)
+  for i = 5, #args do
+    redis.call('LPUSH', P .. ':look:' .. name, key .. ' ' .. args[i])
+  end
+  if #args > 4 then
+    redis.call('LTRIM', P .. ':look:' .. name, 0, LOOKS_MAX - 1)
+    redis.call('PEXPIRE', P .. ':look:' .. name, LOOK_KEEP_MS)
+  end
+  return 1
+end)
+
+-- looks: KEYS P; ARGV node. Takes the newest things to look at. Returns call key, port, ...
+redis.register_function('looks', function(keys, args)
+  local out = {}
+  for _ = 1, LOOKS_AT_ONCE do
+    local each = redis.call('LPOP', keys[1] .. ':look:' .. args[1])
+    if not each then
+      break
+    end
+    out[#out + 1], out[#out + 2] = string.match(each, '^(%x+) (%d+)$')
+  end
+  return out
+end)
+
+-- looked: KEYS P; ARGV node key wire reason. The agent's own word on a call of its node. It has no
+-- lease, so it changes nothing but `packets`; clear stays clear.
+redis.register_function('looked', function(keys, args)
+  local P, name, key, wire, now = keys[1], args[1], args[2], args[3], now_ms()
+  local call = read_call(P, key)
+  if not call or call.n ~= name or not call.sec or not WIRES[wire] then
+    return 0
+  end
+  if call.sec.packets ~= 'clear' and not (wire == 'not checked' and call.sec.packets) then
+    call.sec.packets = wire
+    write_call(P, key, call, call.s == 'ended' and ENDED_KEEP_MS or LIVE_KEEP_MS)
+    if wire == 'clear' then
+      alarm(P, 'packets', name, key, args[4], now)
+    end
+  end
   return 1
 end)
 

@@ -6,6 +6,8 @@
 --   P:command:ID    hash  what state body result; P:result:ID list, one element when done
 
 local COMMAND_KEEP_MS = 600000
+-- Whoever asked for an outbound call has given up by then: it must not ring later.
+local ONCE_KEEP_MS = 15000
 
 local function lease(P, name, owner, ttl_ms, now)
   local key = P .. ':lease:' .. name
@@ -177,13 +179,14 @@ redis.register_function('policy', function(keys, args)
 end)
 
 -- command: KEYS P; ARGV node id body repeatable("0"/"1"). Queues a command for the node's driver;
--- the same id twice is one command. Returns its state.
+-- the same id twice is one command. One that is not repeatable is dropped when no driver takes it
+-- within ONCE_KEEP_MS. Returns its state.
 redis.register_function('command', function(keys, args)
   local P, name, id = keys[1], args[1], args[2]
   local key = P .. ':command:' .. id
   if redis.call('HSETNX', key, 'state', 'queued') == 1 then
     redis.call('HSET', key, 'node', name, 'body', args[3], 'repeatable', args[4])
-    redis.call('PEXPIRE', key, COMMAND_KEEP_MS)
+    redis.call('PEXPIRE', key, args[4] == '1' and COMMAND_KEEP_MS or ONCE_KEEP_MS)
     redis.call('RPUSH', P .. ':commands:' .. name, id)
   end
   return redis.call('HGET', key, 'state')
@@ -192,6 +195,7 @@ end)
 local function finish_command(P, name, id, state, result)
   redis.call('HDEL', P .. ':running:' .. name, id)
   redis.call('HSET', P .. ':command:' .. id, 'state', state, 'result', result)
+  redis.call('PEXPIRE', P .. ':command:' .. id, COMMAND_KEEP_MS)
   redis.call('RPUSH', P .. ':result:' .. id, result)
   redis.call('PEXPIRE', P .. ':result:' .. id, COMMAND_KEEP_MS)
 end
@@ -226,6 +230,7 @@ redis.register_function('take', function(keys, args)
     if body then
       redis.call('HSET', P .. ':running:' .. name, id, epoch)
       redis.call('HSET', P .. ':command:' .. id, 'state', 'running')
+      redis.call('PEXPIRE', P .. ':command:' .. id, COMMAND_KEEP_MS)
       return { id, body }
     end
   end

@@ -138,8 +138,7 @@ class Demo:
             lab, nodes, None, calls_max=CALLS_MAX, user="fleet", settings=settings
         ) as fleet:
             for node in nodes:
-                if isinstance(node, Asterisk):
-                    put_rendered(fleet.config, node)
+                put_rendered(fleet.config, node)
             yield fleet
 
     async def _show(self, fleet: LabFleet, calls: Calls) -> None:

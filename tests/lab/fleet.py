@@ -129,7 +129,7 @@ class LabFleet:
 
     def ask(self, question: Callable[[Fleet], Awaitable[T]]) -> T:
         async def once() -> T:
-            fleet = Fleet(connect(self.config), self.config.fleet)
+            fleet = Fleet(connect(self.config, "gate"), self.config.fleet)
             try:
                 return await question(fleet)
             finally:

@@ -8,6 +8,7 @@ import secrets
 import shutil
 import socket
 from collections.abc import Callable
+from functools import partial
 
 from tests.lab.freeswitch_conf import FreeSwitchSettings
 from tests.lab.node import Node, NodeFailed, write_secret
@@ -44,6 +45,8 @@ class FreeSwitch(Node):
         if binary is None:
             raise LabUnusable("no FreeSWITCH: put it on PATH or set FREESWITCH_BIN")
         self._binary = binary
+        #: another question for a node whose signalling is TLS
+        self.answers_sip: Callable[[], bool] = partial(answers_options, address, SIP_PORT)
         self.secret = secrets.token_urlsafe(18)
         self.sip = f"{address}:{SIP_PORT}"
         self.messages = self.folder / "log" / "freeswitch.log"
@@ -72,7 +75,7 @@ class FreeSwitch(Node):
 
     def is_ready(self) -> bool:
         try:
-            return "UP " in self.esl("api status") and answers_options(self.address, SIP_PORT)
+            return "UP " in self.esl("api status") and self.answers_sip()
         except OSError:
             return False
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from controller.config import Config, split_address
 from controller.pki import contexts
@@ -41,6 +44,8 @@ def put_rendered(
 def put_files(config: Config, node: Asterisk | FreeSwitch) -> Path:
     """`put_rendered` without the restart, for who changes the operator's files first; the folder
     that they are in."""
+    if config.security.signalling == "tls":
+        node.answers_sip = asks_by_tls(config, config.nodes[node.name].sip)
     if isinstance(node, FreeSwitch):
         conf = node.folder / "conf"
         (conf / "freeswitch.xml").unlink(missing_ok=True)
@@ -55,8 +60,6 @@ def put_files(config: Config, node: Asterisk | FreeSwitch) -> Path:
     if "pbxctl-manager.conf" not in manager.read_text():
         with manager.open("a") as file:
             file.write("#include pbxctl-manager.conf\n")
-    if config.security.signalling == "tls":
-        node.answers_sip = asks_by_tls(config, config.nodes[node.name].sip)
     return etc
 
 
@@ -80,3 +83,30 @@ def start_kamailio(lab: Lab, config: Config, name: str) -> Program:
          "-m", "64", "-M", "8", "-P", lab.run.folder / f"{name}.pid"],
         ready=ready,
     )  # fmt: skip
+
+
+def start_stunnel(lab: Lab, name: str, folder: Path, listens: str) -> Program:
+    """On the rendered file of a FreeSWITCH or an edge; listens: host:port of its near end."""
+    conf = folder / "pbxctl-stunnel.conf"
+    return lab.program(f"{name}-stunnel", ["stunnel", conf], ready=lambda: takes(listens))
+
+
+def start_redis(lab: Lab, config: Config) -> Program:
+    """The fleet's Redis, on its rendered files."""
+    made = render(config, "redis")
+    write(made)
+    address = str(urlsplit(config.redis.url or "").netloc)
+    return lab.program(
+        "redis",
+        ["redis-server", made.folder / "pbxctl-redis.conf", "--bind", address.split(":")[0],
+         "--dir", made.folder, "--save", ""],
+        ready=lambda: takes(address),
+    )  # fmt: skip
+
+
+def takes(address: str) -> bool:
+    """Whether somebody listens on host:port."""
+    with contextlib.suppress(OSError):
+        socket.create_connection(split_address(address), 0.3).close()
+        return True
+    return False

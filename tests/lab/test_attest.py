@@ -238,6 +238,38 @@ def test_no_key_is_written_anywhere(lab: Lab, kind: str) -> None:
         caller.until("over")
 
 
+def test_clear_packets_of_a_call_that_the_pbx_calls_encrypted_are_an_alarm(lab: Lab) -> None:
+    """The caller agrees on SRTP and then sends speech in clear."""
+    node = node_of(lab, "asterisk", optional=False)
+    settings = {
+        "media": {"peers": {"trunk": "require"}, "sample_share": 1.0},
+        "agent": {"host": lab.address()},
+    }
+    with LabFleet(lab, {node: "east"}, lab.redis(), settings=settings) as fleet:
+        fleet.start("driver")
+        fleet.start("agent")
+        fleet.until_active()
+        honest = Offers(lab, node.sip, SPEECH, sdes(), hold_s=6)
+        honest.until("answered")
+        call = live(fleet)
+        until(lambda: packets(fleet, call) == "encrypted", 5, "seen encrypted")
+        honest.until("over", 12)
+        assert not fleet.ask(lambda door: door.alarms())
+        liar = Offers(lab, node.sip, SPEECH, sdes(), hold_s=6, rtp=True)
+        liar.until("answered")
+        until(lambda: fleet.view("n1").calls == 1, 3, "one call")
+        call = live(fleet)
+        assert found(fleet, call, "encrypted").action == "none"
+        until(lambda: packets(fleet, call) == "clear", 5, "seen clear")
+        (alarm,) = fleet.ask(lambda door: door.alarms())
+        assert (alarm.kind, alarm.call) == ("packets", call_key(call))
+
+
+def packets(fleet: LabFleet, call: CallRecord) -> str:
+    now = fleet.ask(lambda door: door.call(call_key(call)))
+    return now.security.packets if now and now.security else ""
+
+
 def everything(server: Redis) -> str:
     """All that Redis holds, by its own dump of each key."""
     client = redis.Redis.from_url(server.url)

@@ -17,6 +17,7 @@ from tests.lab.asterisk import Asterisk
 from tests.lab.fleet import LabFleet
 from tests.lab.freeswitch import FreeSwitch
 from tests.lab.lab import Lab
+from tests.lab.phone import Phone
 from tests.lab.rendered import put_files, put_rendered, start_kamailio
 from tests.lab.services import Redis
 from tests.lab.sipp import CallsResult
@@ -36,6 +37,8 @@ CALLERS = """
 </settings></profile>
 """
 RETRY_AFTER_MAX_S = 5
+#: what a stranger gets: he is a phone that has to show a password, which the tests do not have
+STRANGER = (401, 403, 407)
 
 
 @dataclass
@@ -162,7 +165,7 @@ def test_a_placed_call_is_known_answered_and_ended(ready: World) -> None:
 def test_a_stranger_gets_no_call_onto_a_node(ready: World) -> None:
     for node in (ready.fs, ready.edge):
         headers = {"X-Pbxctl-Placement": "forged-1"}
-        assert ready.lab.call(node, "9500", headers=headers).code == 403
+        assert ready.lab.call(node, "9500", headers=headers).code in STRANGER
     assert not ready.records(ready.fs)
 
 
@@ -189,8 +192,9 @@ def test_a_frozen_node_costs_the_callers_two_seconds(
 @pytest.mark.parametrize("through", ["kamailio", "door"])
 def test_retry_after_of_a_freeswitch_never_reaches_a_caller(ready: World, through: str) -> None:
     ready.refuse(ready.fs, True)
-    bare = ready.lab.call(ready.edge.sip, "9500")  # no peer, to see that SIPp would tell
-    assert bare.code == 403
+    bare = ready.lab.call(ready.fs, "9500")  # refused before anything is asked: it would be seen
+    assert bare.code == 503
+    assert bare.retry_after_s == 300
     ready.refuse(ready.ast, True)
     call = ready.lab.call(getattr(ready, through), "9500")
     assert call.code == 503
@@ -227,6 +231,15 @@ def test_an_edge_goes_elsewhere_when_a_node_refuses(ready: World, refusing: str)
     result = ready.calls(ready.door)
     assert result.codes == {200: 4}
     assert max(c.setup_ms for c in result.calls) < 1000
+
+
+@pytest.mark.parametrize("caller", ['"a%0Ab" <sip:100@here>', '"100" <sip:1%0D%0AX-Evil:%201@h>'])
+def test_an_edge_takes_a_hostile_caller_as_data(ready: World, caller: str) -> None:
+    """FreeSWITCH would write the line feed into the INVITE to the node, and hang for 20 s."""
+    with Phone(ready.lab.address()) as phone:
+        call = phone.call(ready.door, "9500", caller=caller)
+        assert call.code == 200
+        assert call.setup_s < 1
 
 
 def test_an_unknown_number_is_the_callers_answer(ready: World) -> None:

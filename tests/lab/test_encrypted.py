@@ -5,26 +5,35 @@ c (Asterisk, an edge) ──TLS──▶ k (Kamailio) ──TLS──▶ a (Aste
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import datetime as dt
+import re
+import secrets
+import socket
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
+from controller.fleet.acl import USERS
 from controller.pki.authority import Pair, issue, make_authority
 from controller.pki.store import Store, open_store, renew_due
+from controller.render.files import folder_of
 from tests.lab.asterisk import Asterisk
 from tests.lab.fleet import LabFleet
-from tests.lab.freeswitch import FreeSwitch
+from tests.lab.freeswitch import FreeSwitch, freeswitch_binary
 from tests.lab.lab import Lab
-from tests.lab.rendered import put_rendered, start_kamailio
+from tests.lab.node import write_secret
+from tests.lab.rendered import put_rendered, start_kamailio, start_redis, start_stunnel
 from tests.lab.services import Program
 from tests.lab.sip import answers_options
 from tests.lab.sipp import speech_file
-from tests.lab.tls_sip import GOOD_SDP, KEY, context, final_response, load_pair
+from tests.lab.tls_sip import GOOD_SDP, KEY, context, final_response, invite, load_pair
 from tests.lab.until import until
 from tests.lab.wire import listening, stretches
 
@@ -36,7 +45,7 @@ DAY = dt.timedelta(days=1)
 #: the caller: what c plays to the far end, and how it reaches the Kamailio
 SAY = """
 [say]
-exten => s,1,MixMonitor(said.wav,r(heard.wav))
+exten => s,1,MixMonitor(said-${UNIQUEID}.wav,r(heard-${UNIQUEID}.wav))
  same => n,Playback(demo-congrats)
 """
 TO_K = """
@@ -49,6 +58,9 @@ contact = sip:{sip}\\;transport=tls
 """
 
 
+SUITES = {"AEAD_AES_256_GCM": 44, "AES_256_CM_HMAC_SHA1_80": 46, "AES_CM_128_HMAC_SHA1_80": 30}
+
+
 @dataclass
 class World:
     lab: Lab
@@ -58,6 +70,7 @@ class World:
     c: Asterisk
     kamailio: Program
     k: str
+    f: FreeSwitch | None
 
     def sip(self, name: str) -> str:
         config = self.fleet.config
@@ -78,10 +91,22 @@ class World:
         assert "Success" in told
 
 
-def tls_fleet(lab: Lab, nodes: dict[Asterisk | FreeSwitch, str], **settings: object) -> LabFleet:
-    """Nodes at :5061 and :5039, beside what the lab itself has at :5060 and :5038."""
-    redis = lab.redis()
-    fleet = LabFleet(lab, nodes, redis, settings={"security": ENCRYPTED, **settings})
+def tls_fleet(lab: Lab, nodes: dict[Asterisk | FreeSwitch, str], k: str) -> LabFleet:
+    """Nodes at :5061 and :5039, beside what the lab itself has at :5060 and :5038; an edge at `k`;
+    Redis by TLS, with a user for each role."""
+    users = lab.run.folder / "users"
+    users.mkdir()
+    for role in USERS:
+        write_secret(users / role, secrets.token_urlsafe(24))
+    host = k.split(":")[0]
+    settings = {
+        "security": ENCRYPTED,
+        "redis": {"url": f"rediss://{lab.address()}:6379/0", "users": str(users)},
+        "edges": {"k": {"region": "east", "sip": k, "redis": f"{host}:6380"}},
+        "numbers": [{"prefix": "95", "service": "echo", "regions": ["east"]}],
+        "agent": {"host": lab.address()},
+    }
+    fleet = LabFleet(lab, nodes, None, settings=settings)
     document = yaml.safe_load(fleet.config_path.read_text())
     for node in document["nodes"].values():
         host = node["sip"].split(":")[0]
@@ -98,23 +123,27 @@ def tls_fleet(lab: Lab, nodes: dict[Asterisk | FreeSwitch, str], **settings: obj
 def world() -> Iterator[World]:
     with Lab() as lab:
         a, c = lab.asterisk("a"), lab.asterisk("c")
+        f = lab.freeswitch("f") if freeswitch_binary() else None
         k = f"{lab.address()}:5061"
-        with tls_fleet(
-            lab,
-            {a: "east", c: "west"},
-            edges={"k": {"region": "east", "sip": k}},
-            numbers=[{"prefix": "95", "service": "echo", "regions": ["east"]}],
-            agent={"host": lab.address()},
-        ) as fleet:
+        nodes: dict[Asterisk | FreeSwitch, str] = {a: "east", c: "west"}
+        with tls_fleet(lab, nodes | ({f: "south"} if f else {}), k) as fleet:
             config = fleet.config
+            start_redis(lab, config)
             put_rendered(config, a)
+            if f:
+                put_rendered(config, f)
+                start_stunnel(lab, "f", f.folder / "conf", config.nodes["f"].control)
             more = {"extensions.conf": SAY, "pjsip.conf": TO_K.format(sip=k)}
             put_rendered(config, c, more)
             kamailio = start_kamailio(lab, config, "k")
+            start_stunnel(lab, "k", folder_of(config, "k"), config.edges["k"].redis)
             for role in ("driver", "steward", "agent"):
                 fleet.start(role)
             fleet.until_active()
-            yield World(lab, fleet, open_store(config), a, c, kamailio, k)
+            yield World(lab, fleet, open_store(config), a, c, kamailio, k, f)
+
+
+SERVERS = ["a", "k", pytest.param("f", marks=pytest.mark.freeswitch)]
 
 
 def calls_of(node: Asterisk) -> list[str]:
@@ -152,10 +181,11 @@ def likeness(one: list[float], other: list[float], lags: range) -> float:
 
 
 @pytest.mark.parametrize("endpoint", ["to-k", "pbxctl-to-a"])
-def test_a_call_is_heard_at_the_far_end_and_by_nobody_between(world: World, endpoint: str) -> None:
+def test_a_call_is_heard_at_the_far_end_and_nowhere_else(world: World, endpoint: str) -> None:
     speech = stretches(speech_file(world.lab.run.root))
     addresses = [world.a.address, world.c.address, world.k.split(":")[0]]
     with listening(world.lab.run, addresses) as seen:
+        hang_up(world.a, world.c)
         world.say(endpoint)
         until(lambda: calls_of(world.a), 5, "the call is on a")
         (channel,) = calls_of(world.a)
@@ -170,9 +200,59 @@ def test_a_call_is_heard_at_the_far_end_and_by_nobody_between(world: World, endp
     assert seen.readable(speech) == 0
     assert not seen.sip_lines()
     spool = world.c.folder / "spool" / "monitor"
-    heard = until(lambda: spool / "heard.wav", 5, "the recording")
+    heard = max(spool.glob("heard-*.wav"), key=lambda path: path.stat().st_mtime_ns)
     told = envelope(speech_file(world.lab.run.root))
-    assert likeness(told, envelope(heard), range(-50, 50)) > 0.7
+
+    def same() -> bool:
+        return likeness(told, envelope(heard), range(-100, 100)) > 0.8
+
+    until(same, 5, "the recording, once it is written, is the speech that came back")
+
+
+@pytest.mark.freeswitch
+@pytest.mark.parametrize("suite", SUITES)
+def test_freeswitch_takes_the_strongest_suites(world: World, suite: str) -> None:
+    """And what it offers itself has them in this order."""
+    good = world.shows(world.of("c"))
+    key = base64.b64encode(bytes(range(SUITES[suite]))).decode()
+    sdp = ("RTP/SAVP", f"1 {suite} inline:{key}")
+    code, text = invite(world.sip("f"), "9500", good, source=world.c.address, sdp=sdp)
+    assert (code, re.findall(r"a=crypto:\S+ (\S+)", text)) == (200, [suite])
+
+
+@pytest.mark.freeswitch
+def test_freeswitch_is_called_with_srtp(world: World) -> None:
+    f = world.f
+    assert f
+    f.esl("api hupall")
+    until(lambda: "0 total" in f.esl("api show calls"), 5, "no call is on f")
+    world.say("pbxctl-to-f")
+    until(lambda: "1 total" in f.esl("api show calls"), 5, "the call is on f")
+    (uuid,) = re.findall(r"^([0-9a-f-]{36}),", f.esl("api show calls"), re.M)
+    assert f.esl(f"api uuid_getvar {uuid} rtp_has_crypto") == "AES_CM_128_HMAC_SHA1_80"
+    assert f.esl(f"api uuid_getvar {uuid} sip_via_protocol") == "tls"
+    hang_up(world.c)
+
+
+@pytest.mark.freeswitch
+def test_the_event_socket_is_for_the_driver_alone(world: World) -> None:
+    """Of the roles, too: the agent's certificate is of the same authority."""
+    host, port = world.fleet.config.nodes["f"].control.split(":")
+    got = {}
+    for name in ("driver", "agent", None):
+        tls = context(world.store.ca("control"), None, world.fleet.folder)
+        if name:
+            key = world.of(name, "control")
+            tls = context(world.store.ca("control"), key, world.fleet.folder)
+        try:
+            with (
+                socket.create_connection((host, int(port)), 2) as plain,
+                tls.wrap_socket(plain, server_hostname=host) as link,
+            ):
+                got[name] = link.recv(100)
+        except OSError:
+            got[name] = b""
+    assert got == {"driver": b"Content-Type: auth/request\n\n", "agent": b"", None: b""}
 
 
 def packets(node: Asterisk, channel: str) -> int:
@@ -191,7 +271,7 @@ def test_the_listener_on_the_wire_would_have_heard_a_plain_call(world: World) ->
     assert any(b"INVITE" in line for line in seen.sip_lines())
 
 
-@pytest.mark.parametrize("to", ["a", "k"])
+@pytest.mark.parametrize("to", SERVERS)
 def test_plain_sip_finds_no_listener(world: World, to: str) -> None:
     host, port = world.sip(to).split(":")
     for candidate in (5060, int(port)):
@@ -219,7 +299,7 @@ def strangers(world: World) -> dict[str, ssl.SSLContext]:
     }
 
 
-@pytest.mark.parametrize("to", ["a", "k"])
+@pytest.mark.parametrize("to", SERVERS)
 def test_who_has_no_certificate_of_the_fleet_is_refused(world: World, to: str) -> None:
     got = {
         who: final_response(world.sip(to), "9500", tls, source=world.c.address)
@@ -232,10 +312,10 @@ def test_who_has_no_certificate_of_the_fleet_is_refused(world: World, to: str) -
 
 BAD_OFFERS = {
     "in clear": ("RTP/AVP", ""),
-    "in clear with keys": ("RTP/AVP", GOOD_SDP[1]),
     "in clear with feedback": ("RTP/AVPF", ""),
     "without keys": ("RTP/SAVP", ""),
     "of an unknown suite": ("RTP/SAVP", f"1 AES_512_CM_HMAC_SHA3_99 inline:{KEY}"),
+    "of a suite that is too weak": ("RTP/SAVP", f"1 AES_CM_128_NULL_AUTH inline:{KEY}"),
     "with a short key": ("RTP/SAVP", "1 AES_CM_128_HMAC_SHA1_80 inline:c2hvcnQ="),
     "with a key that is no base64": ("RTP/SAVP", "1 AES_CM_128_HMAC_SHA1_80 inline:%%%%"),
     "with no cipher": ("RTP/SAVP", f"1 NULL_HMAC_SHA1_80 inline:{KEY}"),
@@ -244,11 +324,55 @@ BAD_OFFERS = {
 
 
 @pytest.mark.parametrize("offer", BAD_OFFERS)
-@pytest.mark.parametrize("to", ["a", "k"])
+@pytest.mark.parametrize("to", SERVERS)
 def test_an_offer_of_bad_media_is_488(world: World, to: str, offer: str) -> None:
     good = world.shows(world.of("c"))
     sdp = BAD_OFFERS[offer]
     assert final_response(world.sip(to), "9500", good, source=world.c.address, sdp=sdp) == 488
+
+
+def test_keys_in_an_offer_that_calls_itself_clear_are_used(world: World) -> None:
+    """Asterisk takes RTP/AVP with keys for what it means; the Kamailio does not."""
+    good, sdp = world.shows(world.of("c")), ("RTP/AVP", GOOD_SDP[1])
+    hang_up(world.a)
+    assert final_response(world.k, "9500", good, source=world.c.address, sdp=sdp) == 488
+    assert final_response(world.sip("a"), "9500", good, source=world.c.address, sdp=sdp) == 200
+    (channel,) = calls_of(world.a)
+    asked = f"Action: Getvar\r\nChannel: {channel}\r\nVariable: CHANNEL(rtp,secure)\r\n"
+    assert "Value: 1" in world.a.ami(asked)
+
+
+def test_the_edge_places_by_redis_over_tls(world: World) -> None:
+    """Not by its list: a placement stands in the call's record."""
+    hang_up(world.a, world.c)
+    world.say("to-k")
+
+    def placed() -> bool:
+        return any(r.placement for r in world.fleet.ask(lambda fleet: fleet.calls("a")))
+
+    until(placed, 5, "a call with its placement")
+    hang_up(world.a, world.c)
+
+
+def test_redis_speaks_to_the_fleet_alone(world: World) -> None:
+    url = urlsplit(world.fleet.config.redis.url or "")
+    where = (str(url.hostname), url.port or 0)
+    for pair, expected in ((None, b""), (world.of("a"), b""), (world.of("agent", "control"), b"-")):
+        tls = context(world.store.ca("control"), pair, world.fleet.folder)
+        got = b""
+        with contextlib.suppress(OSError):
+            with (
+                socket.create_connection(where, 2) as plain,
+                tls.wrap_socket(plain, server_hostname=where[0]) as link,
+            ):
+                link.sendall(b"PING\r\n")
+                got = link.recv(100)
+        assert got[:1] == expected, got
+    with socket.create_connection(where, 2) as plain:
+        plain.sendall(b"PING\r\n")
+        plain.settimeout(2)
+        with contextlib.suppress(ConnectionError):
+            assert not plain.recv(100).startswith((b"+", b"-"))
 
 
 def test_a_placement_from_a_stranger_is_not_believed(world: World) -> None:

@@ -35,11 +35,27 @@ def final_response(
     source: str,
     sdp: tuple[str, str] = GOOD_SDP,
     headers: str = "",
-    timeout_s: float = 4.0,
 ) -> int:
-    """The final response to one INVITE that offers `sdp` (media transport, a=crypto or ""); 0 when
-    the far end refuses to talk, by TLS or by silence. tls: None for plain TCP. An answered call is
-    left to its timers."""
+    """The status that `invite` gets."""
+    return invite(sip, number, tls, source=source, sdp=sdp, headers=headers)[0]
+
+
+def invite(
+    sip: str,
+    number: str,
+    tls: ssl.SSLContext | None,
+    *,
+    source: str,
+    sdp: tuple[str, str] = GOOD_SDP,
+    headers: str = "",
+    timeout_s: float = 4.0,
+) -> tuple[int, str]:
+    """Status and text of the final response to one INVITE; 0 when the far end refuses to talk, by
+    TLS or by silence.
+
+    sdp: what is offered, media transport and values of a=crypto, one a line. tls: None for plain
+    TCP. An answered call is left to its timers.
+    """
     host, port = sip.rsplit(":", 1)
     try:
         with socket.create_connection((host, int(port)), timeout_s, (source, 0)) as plain:
@@ -48,7 +64,7 @@ def final_response(
             with tls.wrap_socket(plain, server_hostname=host) as link:
                 return _ask(link, host, int(port), number, "TLS", sdp, headers)
     except OSError:
-        return 0
+        return 0, ""
 
 
 def _ask(
@@ -59,13 +75,13 @@ def _ask(
     transport: str,
     sdp: tuple[str, str],
     headers: str,
-) -> int:
+) -> tuple[int, str]:
     here, near = link.getsockname()
     media, crypto = sdp
     body = (
         f"v=0\r\no=- 1 1 IN IP4 {here}\r\ns=-\r\nc=IN IP4 {here}\r\nt=0 0\r\n"
         f"m=audio 40000 {media} 8\r\na=rtpmap:8 PCMA/8000\r\n"
-        + (f"a=crypto:{crypto}\r\n" if crypto else "")
+        + "".join(f"a=crypto:{line}\r\n" for line in crypto.splitlines())
     )
     tag, call = secrets.token_hex(4), secrets.token_hex(8)
     top = (
@@ -85,11 +101,18 @@ def _ask(
     while True:
         data = link.recv(8192)
         if not data:
-            return 0
+            return 0, ""
         seen += data
-        for status in re.findall(rb"^SIP/2\.0 ([0-9]{3}) ", seen, re.M):
-            if int(status) >= 200:
-                return int(status)
+        for found in re.finditer(rb"^SIP/2\.0 ([0-9]{3}) ", seen, re.M):
+            text = seen[found.start() :].decode(errors="replace")
+            if int(found[1]) >= 200 and _is_whole(text):
+                return int(found[1]), text
+
+
+def _is_whole(text: str) -> bool:
+    head, end, body = text.partition("\r\n\r\n")
+    length = re.search(r"^Content-Length: *([0-9]+)", head, re.M | re.I)
+    return bool(end) and len(body) >= int(length[1] if length else 0)
 
 
 def load_pair(certificate: Path, key: Path) -> Pair:

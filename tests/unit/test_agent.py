@@ -24,7 +24,7 @@ def answers(tmp_path: Path) -> Answers:
     config = parse(
         CONFIG_TEXT + f"redis: {{url: 'unix://{tmp_path}/nowhere.sock'}}\n", str(tmp_path / "c")
     )
-    answers = Answers(config, Fleet(connect(config, timeout_s=0.2), config.fleet))
+    answers = Answers(config, Fleet(connect(config, "agent", timeout_s=0.2), config.fleet))
     answers.snapshot = Snapshot(time.time(), (node("e1"), node("e2", load=0.5)))
     return answers
 

@@ -106,6 +106,10 @@ def test_a_whole_config(folder: Path) -> None:
          ">= 1"),
         ("password_file: secret\nedges", "password_file: secret\n    event_socket: 192.0.2.2:8021"
          "\nedges", 19, "nodes.west-1.event_socket", "not loopback"),
+        ("fleet: main", "fleet: main\nredis: {users: secrets}", 2, "redis.users", "no users"),
+        ("fleet: main", "fleet: main\nredis: {url: redis://h, users: s, password_file: p}", 2,
+         "redis.users", "password_file"),
+        ("east-1:", "redis:", 6, "nodes.redis", "name of the server"),
         ("calls_max: 10", "phones: 192.0.2.1:5038", 12, "nodes.east-1.phones", "taken by east-1"),
         ("calls_max: 10", "names: ['not a name']", 12, "nodes.east-1.names.0", "no DNS name"),
         ("kamailio:", "east-1:", 20, "edges.east-1", "name already"),

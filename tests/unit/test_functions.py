@@ -324,6 +324,15 @@ async def test_a_repeatable_command_is_taken_again_another_is_not(fleet: Fleet) 
     assert b"unknown" in (await fleet.result("once", 1) or b"")
 
 
+async def test_an_outbound_call_nobody_waits_for_is_dropped(fleet: Fleet) -> None:
+    lease = await add(fleet, "e1")
+    await fleet.command("e1", "late", b"1", False)
+    assert await fleet.client.pttl("pbx:{unit}:command:late") <= 15_000
+    await fleet.client.pexpire("pbx:{unit}:command:late", 1)
+    await asyncio.sleep(0.01)
+    assert await fleet.take(lease) is None
+
+
 async def test_redis_away_is_said_plainly() -> None:
     door = Fleet(redis.Redis.from_url("redis://127.0.0.1:1"), "unit")
     with pytest.raises(FleetUnreachable) as caught:

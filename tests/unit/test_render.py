@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from controller.config import Config
+from controller.config import Config, PlainPeer, SecurityConfig
 from controller.config_file import parse
-from controller.errors import UsageError
+from controller.errors import ConfigError, UsageError
 from controller.pki.store import renew_due
-from controller.render.files import File, Rendered, render
+from controller.render.file import File
+from controller.render.files import Rendered, render
 from controller.render.write import write
 
 SECRET = "s3cret-of-the-node"
@@ -103,11 +105,10 @@ def test_trunk_peers_are_addresses_not_names(config: Config) -> None:
         render(with_node(config, "fs", sip="fs.example.net:5060"), "ast")
 
 
-def test_edges_and_other_nodes_are_trunk_peers(config: Config) -> None:
+def test_the_fleets_own_addresses_are_trunk_peers_and_no_others(config: Config) -> None:
     text = render(config, "ast").files["pbxctl-pjsip.conf"].text
-    assert "match = 192.0.2.9" in text
-    assert "match = 192.0.2.2" in text  # a node, for its phones
-    assert "match = 192.0.2.1\n" not in text  # itself
+    matches = [line.split("= ")[1] for line in text.splitlines() if line.startswith("match = ")]
+    assert sorted(matches) == ["192.0.2.2", "192.0.2.9"]
 
 
 def test_freeswitch_sees_the_longest_prefix_first(config: Config) -> None:
@@ -117,7 +118,7 @@ def test_freeswitch_sees_the_longest_prefix_first(config: Config) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["rediss://r:6379", "redis://user:pw@r:6379", "redis://r:6379/zero", "redis://r/0;x=1"]
+    "url", ["https://r:6379", "redis://user:pw@r:6379", "redis://r:6379/zero", "redis://r/0;x=1"]
 )
 def test_a_redis_that_kamailio_cannot_use_is_refused(config: Config, url: str) -> None:
     redis = msgspec.structs.replace(config.redis, url=url)
@@ -147,3 +148,42 @@ def test_write_says_what_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(UsageError, match="cannot be written"):
         write(Rendered("n", tmp_path / "out", {"a": File("1")}))
+
+
+@pytest.mark.parametrize("media", ["srtp-sdes", "dtls-srtp"])
+@pytest.mark.parametrize("name", ["ast", "fs", "kam"])
+def test_an_encrypted_fleet_listens_for_nothing_in_clear(
+    config: Config, name: str, media: str
+) -> None:
+    security = msgspec.structs.replace(config.security, media=media)
+    files = render(msgspec.structs.replace(config, security=security), name).files
+    text = "\n".join(file.text for file in files.values())
+    assert "protocol = udp" not in text
+    assert "protocol = tcp" not in text
+    assert "listen=udp" not in text
+    assert "listen=tcp" not in text
+    assert 'name="sip-port"' not in text
+    keys = [path for path, file in files.items() if "PRIVATE KEY" in file.text]
+    assert keys
+    assert all(files[path].mode == 0o600 for path in keys)
+
+
+def test_a_plain_peer_opens_udp_where_it_calls(config: Config) -> None:
+    peer = PlainPeer(address="198.51.100.7", reason="its gateway has no TLS")
+    security = msgspec.structs.replace(config.security, plain_peers=(peer,), plain_port=5070)
+    config = msgspec.structs.replace(config, security=security)
+    edge = render(config, "kam").files
+    assert "listen=udp:192.0.2.9:5070" in edge["kamailio.cfg"].text
+    assert "3 198.51.100.7 32 0" in edge["pbxctl-address.list"].text
+    quiet = with_node(config, "ast", edge=False)
+    assert "udp" not in render(quiet, "ast").files["pbxctl-pjsip.conf"].text
+
+
+def test_a_fleet_in_clear_needs_no_certificate(config: Config) -> None:
+    shutil.rmtree(config.path(config.pki.folder))
+    clear = SecurityConfig(signalling="plain", media="plain", control="plain")
+    plain = msgspec.structs.replace(config, security=clear)
+    for name in ("ast", "fs", "kam"):
+        assert not [path for path in render(plain, name).files if path.startswith("tls/")]
+        with pytest.raises(ConfigError, match="pki"):
+            render(config, name)

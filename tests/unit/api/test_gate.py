@@ -148,7 +148,7 @@ async def test_the_gate_starts_without_redis(server: RedisServer, config: Config
 
 
 async def test_a_call_that_no_driver_takes_is_never_made_later(config: Config) -> None:
-    fleet = Fleet(connect(config), config.fleet)
+    fleet = Fleet(connect(config, "gate"), config.fleet)
     playing = Playing(config, fleet)
     await playing.join()  # registered, but nobody works on its commands
     request = OriginateRequest("Local/1@pbxctl-out", "pbxctl-services", "2", "")
@@ -159,7 +159,7 @@ async def test_a_call_that_no_driver_takes_is_never_made_later(config: Config) -
 
 
 async def test_a_command_that_a_driver_began_ends_unknown(config: Config) -> None:
-    fleet = Fleet(connect(config), config.fleet)
+    fleet = Fleet(connect(config, "gate"), config.fleet)
     playing = Playing(config, fleet)
     await playing.join()
     sending = asyncio.create_task(commands.send(fleet, "e1", commands.Hangup("x"), 0.5))

@@ -15,13 +15,14 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from controller import metrics
-from controller.agent import answers
+from controller.agent import answers, packets
 from controller.api.fleet_metrics import FleetCollector
 from controller.config import Config
 from controller.config_file import parse
 from controller.errors import PbxctlError
 from controller.fleet.functions import Fleet, connect
-from controller.pbx import worker_metrics
+from controller.pbx import attestor_metrics, worker_metrics
+from controller.roles import driver as _driver  # noqa: F401  its imports add to the page
 from controller.roles import steward
 from tests.gate_server import Playing, write_config
 from tests.redis_server import RedisServer
@@ -43,7 +44,7 @@ def config(server: RedisServer, tmp_path: Path) -> Config:
 
 @pytest.fixture
 async def playing(config: Config) -> AsyncIterator[Playing]:
-    fleet = Fleet(connect(config), config.fleet)
+    fleet = Fleet(connect(config, "gate"), config.fleet)
     playing = Playing(config, fleet)
     await playing.join()
     yield playing
@@ -140,6 +141,7 @@ async def test_the_gates_page(config: Config, playing: Playing) -> None:
     ],
 )
 def test_the_other_roles_pages(role: str, registry: CollectorRegistry) -> None:
+    assert attestor_metrics.LEGS and packets.LOOKS  # they register with their role when imported
     text = generate_latest(registry).decode()
     assert documented(role) == existing(text)
     promtool(text)

@@ -12,7 +12,7 @@ import pytest
 
 from controller.api import shapes
 from controller.cli.main import pbxctl
-from controller.fleet.state import NodeView
+from controller.fleet.state import Alarm, NodeView
 
 TEXT = (Path(__file__).parents[3] / "docs" / "cli.md").read_text("utf-8")
 OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]*|-[a-z])(?![\w-])")
@@ -86,6 +86,9 @@ def test_no_option_is_named_anywhere_that_does_not_exist() -> None:
     [
         ("Nodes", NodeView),
         ("Calls", shapes.CallView),
+        ("Calls", shapes.Attested),
+        ("Calls", shapes.AttestedLeg),
+        ("pbxctl alarms", Alarm),
         ("pbxctl nodes drain", shapes.NodeAction),
         ("pbxctl calls list", shapes.Calls),
         ("pbxctl calls why", shapes.Why),

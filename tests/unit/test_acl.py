@@ -1,0 +1,224 @@
+"""Each role's Redis user: it can do its own work, and nothing of what others do."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import redis.asyncio as redis
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
+
+from controller import resources
+from controller.config import Config
+from controller.config_file import parse
+from controller.errors import CommandRefused, FleetUnreachable
+from controller.fleet.acl import DATA_COMMANDS, RIGHTS, USERS, acl_file, user_of
+from controller.fleet.commands import Drain, encode
+from controller.fleet.functions import Fleet, connect
+from controller.fleet.state import Beat
+from controller.model import CallStarted, CallTruth, Placed
+from controller.routing.policy import policy
+from tests.redis_server import RedisServer
+
+TEXT = """
+fleet: acl
+regions: {{eu: {{}}}}
+nodes:
+  a: {{kind: asterisk, region: eu, sip: "192.0.2.1:5061", control: "192.0.2.1:5039",
+       password_file: users/driver, calls_max: 10}}
+placement: {{ramp_s: 0}}
+redis: {{url: "{url}", users: users}}
+"""
+FUNCTION = re.compile(r"""register_function\('(\w+)'|function_name = '(\w+)'""")
+COMMAND = re.compile(r"""redis\.p?call\(\s*'(\w+)'""")
+
+
+def lua() -> str:
+    folder = resources.folder("lua") / "redis"
+    return "".join(path.read_text() for path in sorted(folder.glob("*.lua")))
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
+    folder = tmp_path_factory.mktemp("acl")
+    (folder / "users").mkdir()
+    passwords = {role: secrets.token_urlsafe(24) for role in USERS}
+    for role, password in passwords.items():
+        (folder / "users" / role).write_text(password + "\n")
+        (folder / "users" / role).chmod(0o600)
+    acl = folder / "users.acl"
+    acl.write_text(acl_file("acl", passwords) + "user test on nopass ~* &* +@all\n")
+    assert not any(password in acl.read_text() for password in passwords.values())
+    with RedisServer("--aclfile", str(acl)) as server:
+        yield parse(TEXT.format(url=server.url), str(folder / "pbxctl.yaml"))
+
+
+@pytest.fixture
+async def fleets(config: Config) -> AsyncIterator[dict[str, Fleet]]:
+    made = {role: Fleet(connect(config, role), config.fleet) for role in USERS}
+    yield made
+    for fleet in made.values():
+        await fleet.close()
+
+
+def test_the_commands_are_those_of_the_library() -> None:
+    used = {name.lower() for name in COMMAND.findall(lua())}
+    assert used <= set(DATA_COMMANDS)
+    # ZREVRANGE's kind are named in one expression, `place == 'full' and 'SADD' or 'SREM'`
+    assert set(DATA_COMMANDS) - used <= {"sadd", "srem"}
+
+
+def test_every_function_has_a_role_and_every_right_a_function() -> None:
+    there = {a or b for a, b in FUNCTION.findall(lua())}
+    granted = {name for rights in RIGHTS.values() for name in rights.functions}
+    assert granted == there
+
+
+async def test_each_role_does_its_work(config: Config, fleets: dict[str, Fleet]) -> None:
+    driver, steward, gate, agent = (fleets[r] for r in ("driver", "steward", "gate", "agent"))
+    with pytest.raises(FleetUnreachable, match="only the steward"):
+        await driver.claim("d", 60_000, ["a"])
+    assert await steward.lead("steward", "s", 60_000)
+    await steward.set_policy(policy(config))
+
+    (lease,) = await driver.claim("d", 60_000, ["a"])
+    await driver.set_policy(policy(config), replace=False)
+    facts = {"region": "eu", "address": "192.0.2.1:5061", "kind": "asterisk", "weight": 1.0}
+    await driver.register(lease, facts | {"calls_max": 10, "owner": "d"})
+    hold = f"pbx:{{{config.fleet}}}:node:a"
+    await operator(config).hset(hold, "hold", 0)
+    await driver.beat(lease, Beat(True, version="22.10.1", channels=0))
+    await driver.reconcile(lease, [])
+    assert [n.name for n in await steward.nodes()] == ["a"]
+
+    for role in ("gate", "agent", "edge"):
+        placed = await fleets[role].route(f"call-{role}", "eu", "1", "2")
+        assert isinstance(placed, Placed), role
+        await driver.events(lease, [CallStarted(f"x-{role}", placement=placed.placement)])
+        again = await fleets[role].route(f"{role}-b", "eu", "1", "2")
+        assert isinstance(again, Placed)
+        await fleets[role].route(f"{role}-b", "eu", "1", "2", failed=again.placement)
+    await driver.reconcile(lease, [CallTruth("x-gate")])
+
+    assert await gate.call("call-gate")
+    assert await gate.calls("a")
+    await gate.stats()
+    assert await gate.want("a", "draining") == "active"
+    await gate.command("a", "c1", encode(Drain()), True)
+    await gate.command("a", "c2", encode(Drain()), True)
+    assert await gate.cancel("a", "c2")
+    taken = await driver.take(lease)
+    assert taken
+    await driver.done(lease, taken.id, b"{}")
+    assert await gate.result("c1", 1.0) == b"{}"
+    assert (await gate.presence()).leader == "s"
+    await agent.host_report("a", 0.5, 1.0)
+    assert (await fleets["doctor"].presence()).drivers == ("d",)
+    await fleets["doctor"].nodes()
+    await steward.forget(["a"])
+    await driver.release("d", ["a"])
+
+
+def operator(config: Config) -> redis.Redis:
+    return redis.Redis.from_url(config.redis.url or "", username="test", password="x")
+
+
+NOBODYS = [
+    ("CONFIG", "SET", "dir", "/tmp"),
+    ("CONFIG", "REWRITE"),
+    ("KEYS", "*"),
+    ("SCAN", "0"),
+    ("FLUSHALL",),
+    ("FLUSHDB",),
+    ("EVAL", "return 1", "0"),
+    ("SCRIPT", "LOAD", "return 1"),
+    ("ACL", "LIST"),
+    ("ACL", "SETUSER", "x", "on"),
+    ("SHUTDOWN", "NOSAVE"),
+    ("REPLICAOF", "192.0.2.66", "6379"),
+    ("MONITOR",),
+    ("MODULE", "LIST"),
+    ("CLIENT", "KILL", "TYPE", "normal"),
+    ("SUBSCRIBE", "x"),
+    ("FUNCTION", "DELETE", "pbxctl"),
+    ("FUNCTION", "FLUSH"),
+    ("GET", "other"),
+    ("SET", "pbx:{other}:policy", "x"),
+    ("GET", "pbx:{other}:policy"),
+    ("FCALL", "nodes", "1", "pbx:{other}"),
+    ("FCALL", "route", "1", "pbx:{other}", "c", "eu", "1", "2"),
+]
+
+
+@pytest.mark.parametrize("role", USERS)
+async def test_what_nobody_may(role: str, fleets: dict[str, Fleet]) -> None:
+    for command in NOBODYS:
+        with pytest.raises(NoPermissionError):
+            await fleets[role].client.execute_command(*command)
+
+
+#: a key and a write that only some roles may
+OTHERS = {
+    "policy": ("SET", "policy", {"driver", "steward"}),
+    "orders to nodes": ("RPUSH", "commands:a", {"driver", "steward", "gate"}),
+    "an order's text": ("HSET", "command:c", {"driver", "gate"}),
+    "leases": ("HSET", "lease:a", {"driver", "steward"}),
+    "phones": ("HSET", "phones:eu", {"steward"}),
+    "registrations": ("HSET", "regs:a", {"driver", "steward"}),
+    "live calls": ("HSET", "live:a", {"driver", "steward"}),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+@pytest.mark.parametrize("role", USERS)
+async def test_whose_keys_a_role_may_write(
+    what: str, role: str, config: Config, fleets: dict[str, Fleet]
+) -> None:
+    command, key, allowed = OTHERS[what]
+    full = f"pbx:{{{config.fleet}}}:{key}"
+    values = ("x",) if command == "SET" else ("f", "x")
+    told = operator(config)
+    verdict = await told.execute_command("ACL", "DRYRUN", user_of(role), command, full, *values)
+    await told.aclose()
+    assert (verdict == b"OK") == (role in allowed), verdict
+
+
+@pytest.mark.parametrize("role", sorted(set(USERS) - {"steward", "agent", "driver"}))
+async def test_a_phones_digests_are_read_by_few(role: str, fleets: dict[str, Fleet]) -> None:
+    with pytest.raises(NoPermissionError):
+        await fleets[role].client.hgetall("pbx:{acl}:phones:eu")
+
+
+@pytest.mark.parametrize("role", sorted(set(USERS) - {"steward"}))
+async def test_only_the_steward_loads_functions(role: str, fleets: dict[str, Fleet]) -> None:
+    with pytest.raises(FleetUnreachable):
+        await fleets[role].load()
+
+
+async def test_each_function_is_for_its_roles_alone(fleets: dict[str, Fleet]) -> None:
+    await fleets["steward"].load()
+    names = {a or b for a, b in FUNCTION.findall(lua())}
+    for role, fleet in fleets.items():
+        for name in sorted(names - set(RIGHTS[role].functions)):
+            with pytest.raises(CommandRefused):
+                await fleet.call_function(name)
+
+
+async def test_without_a_password_or_with_a_wrong_one_nothing_is_said(config: Config) -> None:
+    for user, password in ((None, None), ("pbxctl-gate", "wrong"), ("default", "")):
+        client = redis.Redis.from_url(config.redis.url or "", username=user, password=password)
+        with pytest.raises(RedisError):
+            await client.ping()
+        with pytest.raises((RedisError, ResponseError)):
+            await client.fcall("nodes", 1, "pbx:{acl}")
+        await client.aclose()
+
+
+def test_a_role_without_its_password_file_says_so(config: Config, tmp_path: Path) -> None:
+    gone = msgspec.structs.replace(config.redis, users=str(tmp_path))
+    with pytest.raises(Exception, match="secret cannot be read"):
+        connect(msgspec.structs.replace(config, redis=gone), "gate")
