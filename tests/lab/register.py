@@ -35,6 +35,9 @@ class Registrar:
         self._call = secrets.token_hex(8)
         self._count = 0
 
+    def close(self) -> None:
+        self._link.close()
+
     def register(self, name: str, authorization: str = "") -> Answer:
         self._count += 1
         return self.send(
