@@ -36,8 +36,8 @@ class _List(msgspec.Struct, frozen=True):
 def told(event: EslEvent) -> list[PhoneRegistered | PhoneGone]:
     """What a CUSTOM event says of a phone; nothing for other subclasses and strangers."""
     kind = event.get("Event-Subclass")
-    # register names the account that logged in; the others only whom the registration was for
-    name = event.get("username") or event.get("from-user") or event.get("user")
+    # whom the registration is for: the profile demands that it is who logged in, too
+    name = event.get("from-user") or event.get("user")
     if not PHONE_NAME.fullmatch(name):
         return []
     uri = contact(event.get("contact"))

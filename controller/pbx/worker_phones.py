@@ -13,7 +13,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from controller.errors import CommandRefused, DeadlineExceeded, FleetUnreachable, StaleEpoch
 from controller.fleet.functions import Fleet
@@ -23,6 +23,8 @@ from controller.model import Kind, NodeEvent, PhoneGone, PhoneRegistered
 from controller.pbx.base import Driver
 
 COMPARE_S = 30.0
+#: FreeSWITCH writes its list behind a queue: what an event told so shortly before outweighs it
+GRACE_S = 2.0
 LOOK_S = 0.25
 #: what `reload` of each driver reads the file
 _MODULE = {Kind.ASTERISK: "pjsip", Kind.FREESWITCH: "directory"}
@@ -44,6 +46,7 @@ class Registrations:
         self._node = node
         self._lease: Lease | None = None
         self._told: list[PhoneRegistered | PhoneGone] = []
+        self._recent: dict[str, tuple[float, PhoneRegistered | PhoneGone]] = {}
         self._wake = asyncio.Event()
         self._compare_at_s = 0.0
 
@@ -58,6 +61,7 @@ class Registrations:
         events = [e for e in batch if isinstance(e, PhoneRegistered | PhoneGone)]
         if events:
             self._told += events
+            self._recent.update((event.name, (_now_s(), event)) for event in events)
             self._wake.set()
 
     async def watch(self, driver: Driver) -> None:
@@ -117,9 +121,28 @@ class Registrations:
 
     async def _compare(self, driver: Driver, lease: Lease) -> None:
         self._compare_at_s = _now_s() + COMPARE_S * random.uniform(0.8, 1.0)  # noqa: S311
-        removed = await self._phones.reconcile(lease, await driver.phones())
+        since_s = _now_s() - GRACE_S
+        listed = await driver.phones()
+        self._recent = {n: told for n, told in self._recent.items() if told[0] >= since_s}
+        recent = [event for _, event in self._recent.values()]
+        removed = await self._phones.reconcile(lease, mended(listed, recent))
         if removed:
             _log.info("node %s: %d phones were gone", self._node, removed)
+
+
+def mended(
+    listed: Sequence[PhoneRegistered], recent: Iterable[PhoneRegistered | PhoneGone]
+) -> list[PhoneRegistered]:
+    """A node's list with what events told while or shortly before it was taken: they are newer."""
+    phones = {phone.name: phone for phone in listed}
+    for event in recent:
+        there = phones.get(event.name)
+        if isinstance(event, PhoneRegistered):
+            if there is None or there.contact != event.contact:
+                phones[event.name] = event
+        elif there is not None and there.contact == event.contact:
+            del phones[event.name]
+    return list(phones.values())
 
 
 def _now_s() -> float:

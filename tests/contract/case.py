@@ -20,6 +20,7 @@ from controller.pbx.base import Driver
 
 PLACEMENT = "pl-contract-1"  # what every call of a case carries as X-Pbxctl-Placement
 CALLER = "4930111"
+PHONE = "7001"
 DEADLINE_S = 10.0
 
 
@@ -28,7 +29,7 @@ class Case(ABC):
 
     name: ClassVar[str]
     #: verbs beyond start/stop/driver/cut: "call" (ring, answer, end), "two_legs", "freeze",
-    #: "inject", "originate", "hangup", "drain", "secure", "wrong_password", "repeat"
+    #: "inject", "originate", "hangup", "drain", "secure", "wrong_password", "repeat", "register"
     can: ClassVar[frozenset[str]]
 
     @abstractmethod
@@ -61,6 +62,10 @@ class Case(ABC):
 
     async def two_legs(self) -> None:
         """One call comes in, with PLACEMENT, that the PBX dials on to a second leg and answers."""
+        raise NotImplementedError
+
+    async def register(self, expires_s: int) -> None:
+        """The phone PHONE registers by TCP, or takes that back with 0."""
         raise NotImplementedError
 
     async def freeze(self) -> None:

@@ -15,10 +15,11 @@ import pytest
 from controller.pbx.esl_frames import EVENT_MAX_BYTES, FrameReader
 from controller.pbx.freeswitch import FreeSwitchDriver
 from controller.pbx.hub import GreenHub
-from tests.contract.case import CALLER, PLACEMENT, Case
+from tests.contract.case import CALLER, PHONE, PLACEMENT, Case
 from tests.contract.freeswitch_node import ESL_PORT, FreeSwitchNode, freeswitch_binary
 from tests.contract.freeswitch_record import DATA, DIALLED
 from tests.esl_server import EslServer, frame, reply
+from tests.lab.register import Registrar
 
 _numbers = itertools.count(10)
 _SOFIA = "                    trunk\tprofile\tsip:mod_sofia@127.0.12.2:5060\tRUNNING (0)\n"
@@ -48,6 +49,8 @@ class LiveFreeSwitch(_FreeSwitchCase):
     dead_endpoint: ClassVar[str] = "sofia/nowhere/agent@127.0.12.250:5090"
     context: ClassVar[str] = "from-trunk"
     exten: ClassVar[str] = "park"
+
+    can = _FreeSwitchCase.can | {"register"}
 
     async def start(self) -> None:
         if freeswitch_binary() is None:
@@ -83,6 +86,14 @@ class LiveFreeSwitch(_FreeSwitchCase):
 
     async def two_legs(self) -> None:
         self.node.call("leg", caller=CALLER, placement=PLACEMENT, port=next(self._ports))
+
+    async def register(self, expires_s: int) -> None:
+        def send() -> int:
+            if not hasattr(self, "_registrar"):
+                self._registrar = Registrar(f"{self.host}:5060", "127.0.12.250")
+            return self._registrar.register(PHONE, expires_s=expires_s).code
+
+        assert await asyncio.to_thread(send) == 200
 
     async def freeze(self) -> None:
         self.node.signal(signal.SIGSTOP)
