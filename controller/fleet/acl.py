@@ -50,7 +50,7 @@ RIGHTS = {
         reads=(*_PICTURE, "phones", "phonever"),
         writes=(
             *(*_PLACING, "nodes", "live", "drivers", "lease", "policy", "alarms"),
-            *("commands", "command", "running", "result", "regs", "at"),
+            *("commands", "command", "running", "result", "regs", "at", "look"),
         ),
     ),
     "steward": Rights(
@@ -72,9 +72,9 @@ RIGHTS = {
         more=("lrem",),
     ),
     "agent": Rights(
-        functions=("route", "nodes", "host", "phones"),
+        functions=("route", "nodes", "host", "phones", "looks", "looked"),
         reads=(*_PICTURE, "lease", "at", "phones", "phonever"),
-        writes=(*_PLACING, "phoneack"),
+        writes=(*_PLACING, "phoneack", "look", "alarms"),
     ),
     "edge": Rights(functions=("route",), reads=(*_PICTURE, "at"), writes=_PLACING),
     "doctor": Rights(

@@ -360,13 +360,13 @@ def test_redis_speaks_to_the_fleet_alone(world: World) -> None:
     for pair, expected in ((None, b""), (world.of("a"), b""), (world.of("agent", "control"), b"-")):
         tls = context(world.store.ca("control"), pair, world.fleet.folder)
         got = b""
-        with contextlib.suppress(OSError):
-            with (
-                socket.create_connection(where, 2) as plain,
-                tls.wrap_socket(plain, server_hostname=where[0]) as link,
-            ):
-                link.sendall(b"PING\r\n")
-                got = link.recv(100)
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(where, 2) as plain,
+            tls.wrap_socket(plain, server_hostname=where[0]) as link,
+        ):
+            link.sendall(b"PING\r\n")
+            got = link.recv(100)
         assert got[:1] == expected, got
     with socket.create_connection(where, 2) as plain:
         plain.sendall(b"PING\r\n")

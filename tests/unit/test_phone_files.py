@@ -72,7 +72,7 @@ async def world(tmp_path: Path, disk: Path) -> AsyncIterator[World]:
         path = write_config(tmp_path, server.url)
         text = path.read_text().replace("calls_max: 100}", f'calls_max: 100, folder: "{disk}"}}')
         config = parse(text, str(path))
-        fleet = Fleet(connect(config), config.fleet)
+        fleet = Fleet(connect(config, "steward"), config.fleet)
         playing = Playing(config, fleet)
         await playing.join()
         epoch = await fleet.lead("steward", "me", 60_000)
