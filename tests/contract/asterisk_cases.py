@@ -12,11 +12,12 @@ import pytest
 
 from controller.pbx.asterisk import AsteriskDriver
 from tests.contract.ami_wire import DATA, Replay
-from tests.contract.case import CALLER, PLACEMENT, Case
+from tests.contract.case import CALLER, PLACEMENT, Case, secured_call
 from tests.lab.asterisk import AMI_PORT
 from tests.lab.asterisk_conf import MODULES
 from tests.lab.lab import Lab
 from tests.lab.run import LabUnusable
+from tests.lab.secure_conf import pjsip_conf
 
 USER = "driver"
 STANZA = Path(__file__).parents[2] / "dialplans" / "asterisk" / "pbxctl-manager.conf.j2"
@@ -64,8 +65,9 @@ class LiveAsterisk(Case):
 
     name = "asterisk-live"
     can = frozenset(
-        {"call", "two_legs", "freeze", "originate", "hangup", "drain", "secure", "wrong_password"}
-    )
+        {"call", "two_legs", "freeze", "originate", "hangup", "drain", "secure", "srtp",
+         "wrong_password"}
+    )  # fmt: skip
     endpoint: ClassVar[str] = "Local/echo@services"
     dead_endpoint: ClassVar[str] = "PJSIP/nobody"
     context: ClassVar[str] = "services"
@@ -93,6 +95,10 @@ class LiveAsterisk(Case):
         )
         with (self.node.folder / "etc" / "manager.conf").open("a") as conf:
             conf.write(stanza)
+        # SRTP is taken, and clear RTP too
+        conf_text = pjsip_conf(self.node.address, optimistic=True)
+        (self.node.folder / "etc" / "pjsip.conf").write_text(conf_text)
+        await self._cli("module reload res_pjsip.so")
         await self._cli("module reload manager")
 
     async def stop(self) -> None:
@@ -115,6 +121,10 @@ class LiveAsterisk(Case):
 
     async def end(self) -> None:
         await self._cli("channel request hangup all")
+
+    async def ring_secured(self, *, then_clear: bool = False) -> None:
+        assert self.lab is not None
+        await asyncio.to_thread(secured_call, self.lab, self.node.sip, "echo", then_clear)
 
     async def two_legs(self) -> None:
         await self.dial("leg")
@@ -183,7 +193,7 @@ class RecordedAsterisk(Case):
     """What a real Asterisk 22.10 sent, from tests/data/ami/session.txt."""
 
     name = "asterisk-recorded"
-    can = LiveAsterisk.can | {"inject", "repeat"}
+    can = LiveAsterisk.can - {"srtp"} | {"inject", "repeat"}
     endpoint = LiveAsterisk.endpoint
     dead_endpoint = LiveAsterisk.dead_endpoint
     context, exten = LiveAsterisk.context, LiveAsterisk.exten
