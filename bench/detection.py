@@ -65,7 +65,7 @@ class Watch:
         last = time.monotonic()
         while not self.over.is_set():
             for name, node in self.nodes.items():
-                reply: Any = client.execute_command(  # type: ignore[no-untyped-call]
+                reply: Any = client.execute_command(
                     "FCALL_RO",
                     "route_dry",
                     1,

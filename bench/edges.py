@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from controller.config import Config
-from controller.render.files import File, folder_of, render
+from controller.render.file import File
+from controller.render.files import folder_of, render
 from controller.render.write import write
 from tests.lab.lab import Lab
 from tests.lab.services import Program

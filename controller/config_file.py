@@ -60,6 +60,8 @@ class _Document:
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             return [self._walk(item, (*path, str(i))) for i, item in enumerate(node.value)]
+        if isinstance(node, yaml.ScalarNode) and node.value == "off":
+            return "off"  # a word, as in YAML 1.2; 1.1 makes it false
         loader = yaml.SafeLoader("")
         try:
             return loader.construct_object(node)

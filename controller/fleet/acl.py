@@ -50,7 +50,7 @@ RIGHTS = {
         reads=(*_PICTURE, "phones", "phonever", "phonefile"),
         writes=(
             *(*_PLACING, "nodes", "live", "drivers", "lease", "policy", "alarms"),
-            *("commands", "command", "running", "result", "regs", "at", "phoneread"),
+            *("commands", "command", "running", "result", "regs", "at", "phoneread", "look"),
         ),
     ),
     "steward": Rights(
@@ -73,9 +73,9 @@ RIGHTS = {
         more=("lrem",),
     ),
     "agent": Rights(
-        functions=("route", "nodes", "host", "phones"),
+        functions=("route", "nodes", "host", "phones", "looks", "looked"),
         reads=(*_PICTURE, "lease", "at", "phones", "phonever", "phoneread"),
-        writes=(*_PLACING, "phoneack", "phonefile"),
+        writes=(*_PLACING, "phoneack", "phonefile", "look", "alarms"),
     ),
     "edge": Rights(functions=("route",), reads=(*_PICTURE, "at"), writes=_PLACING),
     "doctor": Rights(

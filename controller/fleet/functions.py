@@ -101,7 +101,7 @@ class _TlsConnection(redis.SSLConnection):
 
     async def connect(self) -> None:
         self._identity.refresh()
-        await super().connect()
+        await super().connect()  # type: ignore[no-untyped-call]
 
 
 def _packed_event(event: NodeEvent) -> dict[str, Any] | None:

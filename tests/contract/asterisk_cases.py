@@ -12,12 +12,13 @@ import pytest
 
 from controller.pbx.asterisk import AsteriskDriver
 from tests.contract.ami_wire import DATA, Replay
-from tests.contract.case import CALLER, PHONE, PLACEMENT, Case
+from tests.contract.case import CALLER, PHONE, PLACEMENT, Case, secured_call
 from tests.lab.asterisk import AMI_PORT
 from tests.lab.asterisk_conf import MODULES
 from tests.lab.lab import Lab
 from tests.lab.register import Registrar
 from tests.lab.run import LabUnusable
+from tests.lab.secure_conf import pjsip_conf
 
 USER = "driver"
 STANZA = Path(__file__).parents[2] / "dialplans" / "asterisk" / "pbxctl-manager.conf.j2"
@@ -83,9 +84,9 @@ class LiveAsterisk(Case):
 
     name = "asterisk-live"
     can = frozenset(
-        {"call", "two_legs", "freeze", "originate", "hangup", "drain", "secure", "wrong_password"}
-        | {"register"}
-    )
+        {"call", "two_legs", "freeze", "originate", "hangup", "drain", "secure", "srtp",
+          "wrong_password", "register"}
+    )  # fmt: skip
     endpoint: ClassVar[str] = "Local/echo@services"
     dead_endpoint: ClassVar[str] = "PJSIP/nobody"
     context: ClassVar[str] = "services"
@@ -113,8 +114,10 @@ class LiveAsterisk(Case):
         )
         with (self.node.folder / "etc" / "manager.conf").open("a") as conf:
             conf.write(stanza)
-        with (self.node.folder / "etc" / "pjsip.conf").open("a") as conf:
-            conf.write(PHONES.format(address=self.node.address))
+        # SRTP is taken, and clear RTP too
+        conf_text = pjsip_conf(self.node.address, optimistic=True)
+        phones = PHONES.format(address=self.node.address)
+        (self.node.folder / "etc" / "pjsip.conf").write_text(conf_text + phones)
         await asyncio.to_thread(self.node.restart)
         self._registrar: Registrar | None = None
 
@@ -146,6 +149,10 @@ class LiveAsterisk(Case):
 
     async def end(self) -> None:
         await self._cli("channel request hangup all")
+
+    async def ring_secured(self, *, then_clear: bool = False) -> None:
+        assert self.lab is not None
+        await asyncio.to_thread(secured_call, self.lab, self.node.sip, "echo", then_clear)
 
     async def two_legs(self) -> None:
         await self.dial("leg")
@@ -214,7 +221,7 @@ class RecordedAsterisk(Case):
     """What a real Asterisk 22.10 sent, from tests/data/ami/session.txt."""
 
     name = "asterisk-recorded"
-    can = (LiveAsterisk.can - {"register"}) | {"inject", "repeat"}
+    can = (LiveAsterisk.can - {"srtp", "register"}) | {"inject", "repeat"}
     endpoint = LiveAsterisk.endpoint
     dead_endpoint = LiveAsterisk.dead_endpoint
     context, exten = LiveAsterisk.context, LiveAsterisk.exten

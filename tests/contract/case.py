@@ -17,6 +17,8 @@ from typing import ClassVar
 
 from controller.model import CallEnded, CallStarted, MediaChanged, NodeEvent
 from controller.pbx.base import Driver
+from tests.lab.lab import Lab
+from tests.lab.offers import Offers, plain, sdes
 
 PLACEMENT = "pl-contract-1"  # what every call of a case carries as X-Pbxctl-Placement
 CALLER = "4930111"
@@ -29,7 +31,8 @@ class Case(ABC):
 
     name: ClassVar[str]
     #: verbs beyond start/stop/driver/cut: "call" (ring, answer, end), "two_legs", "freeze",
-    #: "inject", "originate", "hangup", "drain", "secure", "wrong_password", "repeat", "register"
+    #: "inject", "originate", "hangup", "drain", "secure", "srtp", "wrong_password", "repeat",
+    #: "register"
     can: ClassVar[frozenset[str]]
 
     @abstractmethod
@@ -68,6 +71,11 @@ class Case(ABC):
         """The phone PHONE registers by TCP, or takes that back with 0."""
         raise NotImplementedError
 
+    async def ring_secured(self, *, then_clear: bool = False) -> None:
+        """As `ring` and `answer`, with SRTP by SDES; then_clear: and a re-INVITE without keys.
+        Returns once it is answered, or the re-INVITE is."""
+        raise NotImplementedError
+
     async def freeze(self) -> None:
         """The PBX answers nothing more, its sockets stay open."""
         raise NotImplementedError
@@ -90,6 +98,13 @@ class Case(ABC):
     dead_endpoint: ClassVar[str] = ""
     context: ClassVar[str] = ""
     exten: ClassVar[str] = ""
+
+
+def secured_call(lab: Lab, target: str, number: str, then_clear: bool) -> None:
+    """What `ring_secured` says, by SIPp."""
+    then = plain() if then_clear else None
+    caller = Offers(lab, target, number, sdes(), then=then, then_after_s=0.3, hold_s=20)
+    caller.until("re-invited" if then_clear else "answered")
 
 
 class Watcher:

@@ -15,10 +15,11 @@ import pytest
 from controller.pbx.esl_frames import EVENT_MAX_BYTES, FrameReader
 from controller.pbx.freeswitch import FreeSwitchDriver
 from controller.pbx.hub import GreenHub
-from tests.contract.case import CALLER, PHONE, PLACEMENT, Case
-from tests.contract.freeswitch_node import ESL_PORT, FreeSwitchNode, freeswitch_binary
+from tests.contract.case import CALLER, PHONE, PLACEMENT, Case, secured_call
+from tests.contract.freeswitch_node import ESL_PORT, SIP_PORT, FreeSwitchNode, freeswitch_binary
 from tests.contract.freeswitch_record import DATA, DIALLED
 from tests.esl_server import EslServer, frame, reply
+from tests.lab.lab import Lab
 from tests.lab.register import Registrar
 
 _numbers = itertools.count(10)
@@ -45,6 +46,7 @@ class LiveFreeSwitch(_FreeSwitchCase):
     """A real FreeSWITCH on its own loopback address; SIPp is the trunk and the phone."""
 
     name = "freeswitch-live"
+    can = _FreeSwitchCase.can | {"srtp"}
     endpoint: ClassVar[str] = "sofia/trunk/agent@127.0.12.250:5090"
     dead_endpoint: ClassVar[str] = "sofia/nowhere/agent@127.0.12.250:5090"
     context: ClassVar[str] = "from-trunk"
@@ -65,8 +67,15 @@ class LiveFreeSwitch(_FreeSwitchCase):
         self._ports = itertools.count(5200)
 
     async def stop(self) -> None:
+        if hasattr(self, "lab"):
+            await asyncio.to_thread(self.lab.close)
         if hasattr(self, "node"):
             await asyncio.to_thread(self.node.stop)
+
+    async def ring_secured(self, *, then_clear: bool = False) -> None:
+        self.lab = await asyncio.to_thread(Lab)
+        target = f"{self.host}:{SIP_PORT}"
+        await asyncio.to_thread(secured_call, self.lab, target, "park", then_clear)
 
     async def cut(self) -> None:
         self.node.signal(signal.SIGKILL)

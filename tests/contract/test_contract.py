@@ -22,6 +22,7 @@ from controller.model import (
     CallEnded,
     CallStarted,
     LoadSample,
+    MediaChanged,
     NodeFacts,
     OriginateRequest,
     PhoneGone,
@@ -338,6 +339,36 @@ async def listed_phones(driver: Driver, count: int) -> Sequence[PhoneRegistered]
     while len(found := await driver.phones()) != count:
         assert time.monotonic() < end, found
     return found
+
+
+@needs("srtp")
+async def test_an_encrypted_call_is_told_so(case: Case, driver: Driver, watch: Watcher) -> None:
+    await case.ring_secured()
+    await watch.until(lambda: any(isinstance(e, CallAnswered) for e in watch.events))
+    (leg,) = await driver.secure(watch.started()[0].pbx_id)
+    assert leg.encrypted is True
+    assert leg.suite in ("", "AES_CM_128_HMAC_SHA1_80")
+    assert leg.signalling_tls is False
+    assert leg.peer
+    assert int(leg.local.rpartition(":")[2]) > 1023
+    assert "inline" not in repr(leg)
+
+
+@needs("srtp")
+async def test_a_downgrade_leaves_the_call_encrypted_or_is_told(
+    case: Case, driver: Driver, watch: Watcher
+) -> None:
+    """Taken, the re-INVITE leaves the old keys in use or `secure` says that it does not."""
+    await case.ring_secured(then_clear=True)
+    await watch.until(lambda: any(isinstance(e, CallAnswered) for e in watch.events))
+    pbx_id = watch.started()[0].pbx_id
+    if driver.recheck_s > 1:  # then an event must tell
+        await watch.until(lambda: MediaChanged(pbx_id) in watch.events, 2)
+        (leg,) = await driver.secure(pbx_id)
+        assert leg.encrypted is False
+    else:
+        (leg,) = await driver.secure(pbx_id)
+        assert leg.encrypted is True
 
 
 async def test_reload_takes_known_parts_only(driver: Driver) -> None:

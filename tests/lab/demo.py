@@ -142,7 +142,7 @@ class Demo:
             yield fleet
 
     async def _show(self, fleet: LabFleet, calls: Calls) -> None:
-        door = Fleet(connect(fleet.config), fleet.config.fleet)
+        door = Fleet(connect(fleet.config, "gate"), fleet.config.fleet)
         breaking = asyncio.create_task(self._break(fleet, door))
         began_s = time.monotonic()
         try:

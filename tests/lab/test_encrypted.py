@@ -139,6 +139,8 @@ def world() -> Iterator[World]:
             start_stunnel(lab, "k", folder_of(config, "k"), config.edges["k"].redis)
             for role in ("driver", "steward", "agent"):
                 fleet.start(role)
+            # Nobody else may load the functions.
+            until(lambda: "leads the fleet" in fleet.log("steward"), 10, "the steward leads")
             fleet.until_active()
             yield World(lab, fleet, open_store(config), a, c, kamailio, k, f)
 

@@ -66,6 +66,7 @@ def until_placed(fleet: LabFleet) -> None:
 
     def given() -> bool:
         verdict = fleet.ask(lambda door: door.route("dry", "east", "", "9500", dry=True))
+        print(verdict)  # shown when it never comes
         return isinstance(verdict, Placed)
 
     until(given, 20, "the node is given")
@@ -112,6 +113,7 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
             _own_lines(folder, node, called.sip)
             node.restart()
             fleet.start("driver")
+            fleet.start("steward")
             start_kamailio(lab, fleet.config, "k")
             until_placed(fleet)
             yield World(lab, fleet, node, folder, edge, called, caller)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from controller.config import Config, read_secret
 from controller.config_file import load, parse
 from controller.errors import ConfigError
+from controller.media.policy import Demands
 
 GOOD = """\
 fleet: main
@@ -90,6 +91,12 @@ def test_a_whole_config(folder: Path) -> None:
          "unknown key"),
         ("fleet: main", "fleet: main\nsecurity: {signalling: tcp}", 2, "security.signalling",
          "tcp"),
+        ("fleet: main", "fleet: main\nmedia: {trunks: off}", 2, "media.trunks", "unknown key"),
+        ("fleet: main", "fleet: main\nmedia: {trunk: maybe}", 2, "media.trunk", "maybe"),
+        ("fleet: main", "fleet: main\nmedia: {phones: yes}", 2, "media.phones", "bool"),
+        ("fleet: main", "fleet: main\nmedia: {peers: {telco: none}}", 2, "media.peers", "none"),
+        ("fleet: main", "fleet: main\nmedia: {sample_share: 1.1}", 2, "media.sample_share",
+         "<= 1"),
         ("fleet: main", "fleet: main\nsecurity: {media: zrtp}", 2, "security.media", "zrtp"),
         ("fleet: main", "fleet: main\nsecurity: {control: no}", 2, "security.control", "bool"),
         ("fleet: main", "fleet: main\nsecurity: {signalling: plain}", 2, "security.media",
@@ -135,6 +142,23 @@ def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file") as caught:
         load(tmp_path / "absent.yaml")
     assert "pbxctl init" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("more", "trunk", "phones"),
+    [
+        ("", "require", "require"),
+        ("security: {media: dtls-srtp, signalling: plain}", "require", "require"),
+        ("security: {media: plain}", "off", "off"),
+        ("security: {media: plain}\nmedia: {phones: prefer}", "off", "prefer"),
+        ("media: {trunk: off, peers: {telco: off}}", "off", "require"),
+    ],
+)
+def test_encryption_is_demanded_unless_the_config_says_otherwise(
+    folder: Path, more: str, trunk: str, phones: str
+) -> None:
+    demands = Demands.of(read(folder, GOOD + more + "\n"))
+    assert (demands.of_peer("pbxctl-trunk"), demands.of_peer("1001")) == (trunk, phones)
 
 
 @pytest.mark.parametrize(("mode", "text"), [(0o644, "x"), (0o600, ""), (0o600, "\n")])

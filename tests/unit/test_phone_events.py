@@ -106,9 +106,9 @@ def test_freeswitch_tells_of_what_is_no_phone(changed: dict[str, str]) -> None:
 def test_freeswitch_lists_phones() -> None:
     row = {
         "reg_user": "1001", "realm": "lab", "token": "x", "network_proto": "tcp",
-        "url": f"sofia/pbxctl/{CONTACT};transport=tcp", "expires": str(int(NOW_S) + 15),
+        "url": f"sofia/pbxctl/{CONTACT};transport=tcp", "expires": str(int(NOW_S) + 75),
     }  # fmt: skip
-    old = row | {"reg_user": "1002", "expires": str(int(NOW_S) - 5)}
+    old = row | {"reg_user": "1002", "expires": str(int(NOW_S) + 55)}
     text = json.dumps({"row_count": 2, "rows": [row, old, row | {"reg_user": "A;b"}]})
     found = freeswitch_phones.listed(text, NOW_S)
     assert found == [PhoneRegistered("1001", f"{CONTACT};transport=tcp", 15.0, "", "tcp")]
