@@ -46,13 +46,11 @@ class LiveFreeSwitch(_FreeSwitchCase):
     """A real FreeSWITCH on its own loopback address; SIPp is the trunk and the phone."""
 
     name = "freeswitch-live"
-    can = _FreeSwitchCase.can | {"srtp"}
+    can = _FreeSwitchCase.can | {"srtp", "register"}
     endpoint: ClassVar[str] = "sofia/trunk/agent@127.0.12.250:5090"
     dead_endpoint: ClassVar[str] = "sofia/nowhere/agent@127.0.12.250:5090"
     context: ClassVar[str] = "from-trunk"
     exten: ClassVar[str] = "park"
-
-    can = _FreeSwitchCase.can | {"register"}
 
     async def start(self) -> None:
         if freeswitch_binary() is None:

@@ -77,13 +77,14 @@ def test_asterisk_lists_what_is_no_phone_there(changed: dict[str, str]) -> None:
 
 
 def esl(**headers: str) -> EslEvent:
-    told: dict[str, str | list[str]] = {
+    told = {
         "Event-Name": "CUSTOM", "Event-Subclass": "sofia::register", "profile-name": "pbxctl",
         "from-user": "1001", "from-host": "lab", "username": "1001", "realm": "lab",
         "contact": f'"1001" <{CONTACT};transport=tcp;fs_nat=yes;fs_path=sip%3A1%3Btransport%3Dtcp>',
         "expires": "20", "user-agent": "baresip v1.1.0",
-    } | {k.replace("_", "-"): v for k, v in headers.items()}  # fmt: skip
-    return EslEvent(told)
+    }  # fmt: skip
+    changed = {k.replace("_", "-"): v for k, v in headers.items()}
+    return EslEvent({**told, **changed})
 
 
 def test_freeswitch_tells_of_a_phone() -> None:
