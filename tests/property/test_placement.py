@@ -29,8 +29,18 @@ from hypothesis.stateful import (
 
 from controller.errors import StaleEpoch
 from controller.fleet.functions import Fleet
+from controller.fleet.phones import FleetPhones
 from controller.fleet.state import Beat, Lease
-from controller.model import CallEnded, CallStarted, CallTruth, Placed, Verdict
+from controller.model import (
+    CallEnded,
+    CallStarted,
+    CallTruth,
+    PhoneGone,
+    PhoneRegistered,
+    Placed,
+    Rejected,
+    Verdict,
+)
 from tests.redis_server import RedisServer
 
 T = TypeVar("T")
@@ -48,6 +58,7 @@ POLICY = {
     "numbers": {"400": {"service": "queue", "regions": ["west"], "priority": "high"}},
 }
 LIMITS = {"e1": 3, "e2": 2, "w1": 3}
+PHONE = "1001"
 REGION = {"e": "east", "w": "west"}
 
 
@@ -61,6 +72,8 @@ class Pbx:
     heard: float = 0.0
     drained: bool = False
     up: bool = True
+    #: calls that ended without Redis hearing of it, until the next comparison
+    lost: int = 0
 
     def burden(self) -> int:
         now = time.monotonic()
@@ -82,6 +95,7 @@ class Placement(RuleBasedStateMachine):
         self.run(self.fleet.client.flushall())
         self.pbx = {name: Pbx(limit) for name, limit in LIMITS.items()}
         self.placed: dict[str, Placed] = {}
+        self.at: set[str] = set()  # nodes where PHONE is registered
         self.serial = 0
         self.driver = 0
         self.take_over()
@@ -110,6 +124,7 @@ class Placement(RuleBasedStateMachine):
         self.run(self.fleet.register(self.leases[name], facts))
         self.tell(name)
         self.run(self.fleet.reconcile(self.leases[name], self.truth(name)))
+        self.pbx[name].lost = 0
 
     def truth(self, name: str) -> list[CallTruth]:
         return [CallTruth(i, p) for i, p in self.pbx[name].calls.items()]
@@ -118,8 +133,8 @@ class Placement(RuleBasedStateMachine):
         self.run(self.fleet.beat(self.leases[name], Beat(self.pbx[name].up)))
         self.pbx[name].heard = time.monotonic()
 
-    def ask(self, call_id: str, region: str, failed: str = "") -> Verdict:
-        verdict = self.run(self.fleet.route(call_id, region, "\r\n100", "95\0", "", failed))
+    def ask(self, call_id: str, region: str, failed: str = "", callee: str = "95\0") -> Verdict:
+        verdict = self.run(self.fleet.route(call_id, region, "\r\n100", callee, "", failed))
         if isinstance(verdict, Placed):
             before = self.placed.get(call_id)
             if before is None or before.placement != verdict.placement:
@@ -143,6 +158,28 @@ class Placement(RuleBasedStateMachine):
         call_id = f"call {self.serial}"
         self.ask(call_id, region)
         return call_id
+
+    @rule(name=st.sampled_from(sorted(LIMITS)), gone=st.booleans())
+    def phone_registers(self, name: str, gone: bool) -> None:
+        if not self.pbx[name].up:
+            return
+        event = PhoneGone(PHONE, "sip:x") if gone else PhoneRegistered(PHONE, "sip:x", 60.0)
+        self.run(FleetPhones(self.fleet).told(self.leases[name], [event]))
+        self.at.discard(name)
+        if not gone:
+            self.at.add(name)
+
+    @rule(target=calls, region=st.sampled_from(["east", "west"]))
+    def phone_is_called(self, region: str) -> str:
+        """A phone is called where it is registered, under the same promises, or not at all."""
+        self.serial += 1
+        verdict = self.ask(f"call {self.serial}", region, callee=PHONE)
+        if isinstance(verdict, Placed) and self.at:
+            assert verdict.node in self.at
+        elif self.at:
+            assert isinstance(verdict, Rejected)
+            assert verdict.cause == 480
+        return f"call {self.serial}"
 
     @rule(call_id=calls, region=st.sampled_from(["east", "west"]))
     def retransmission(self, call_id: str, region: str) -> None:
@@ -186,7 +223,7 @@ class Placement(RuleBasedStateMachine):
     def phone_dials_out(self, name: str) -> None:
         """8: a call that the fleet did not place counts all the same."""
         pbx = self.pbx[name]
-        if not pbx.up or pbx.burden() >= pbx.limit:
+        if not pbx.up or pbx.burden() + pbx.lost >= pbx.limit:
             return
         self.serial += 1
         pbx.calls[f"own{self.serial}"] = ""
@@ -202,6 +239,7 @@ class Placement(RuleBasedStateMachine):
         for _ in range(0 if lost else 1 + repeat):
             self.run(self.fleet.events(self.leases[name], [CallEnded(pbx_id, 16)]))
         if lost:
+            pbx.lost += 1
             self.run(self.fleet.beat(self.leases[name], Beat(True, in_step=False)))
 
     @rule(name=st.sampled_from(sorted(LIMITS)))
@@ -209,6 +247,7 @@ class Placement(RuleBasedStateMachine):
         if self.pbx[name].up:
             self.tell(name)
             self.run(self.fleet.reconcile(self.leases[name], self.truth(name)))
+            self.pbx[name].lost = 0
             view = self.view(name)
             assert view.calls == len(self.pbx[name].calls)  # 3: exact again
 
@@ -270,6 +309,7 @@ class Placement(RuleBasedStateMachine):
             self.run(self.fleet.client.connection_pool.disconnect())
         else:
             self.run(self.fleet.client.flushall())
+        self.at.clear()
         self.take_over()
         for name, lease in old.items():
             assert int(self.leases[name].epoch) > int(lease.epoch)
