@@ -1,8 +1,8 @@
 """What may be clear and what must not: from the legs of a call to one ruling. Pure.
 
 A leg's demand is that of its peer (config.MediaConfig). The call's ruling is the strictest that a
-leg asks for. Nothing known counts as clear: under `require` a leg of which the PBX cannot tell is
-waited for GRACE_S, then the call is hung up; a PBX that says nothing is judged by the strictest
+leg asks for. Nothing known counts as clear: a leg of which the PBX cannot tell is
+waited for GRACE_S, then it is one in clear; a PBX that says nothing is judged by the strictest
 demand there is.
 """
 
@@ -55,7 +55,9 @@ class Demands:
 
 
 def judge(demands: Demands, legs: Sequence[Security] | None, waited_s: float) -> Ruling:
-    """legs: as the driver told, None when it did not answer. waited_s: since the call's answer."""
+    """legs: as the driver told, None when it did not answer. waited_s: since the PBX was first
+    unable to tell, at the earliest since the call's answer.
+    """
     if legs is None:
         return _unsure(demands.strictest, "the PBX did not tell of its media", waited_s)
     if not legs:
@@ -76,7 +78,7 @@ def _judge_leg(demands: Demands, leg: Security, waited_s: float) -> Ruling:
 
 
 def _unsure(demand: Demand, what: str, waited_s: float) -> Ruling:
-    if demand == "require" and waited_s < GRACE_S:
+    if demand != "off" and waited_s < GRACE_S:
         return Ruling("unknown", "wait", reason=what)
     return _rule("unknown", demand, what)
 

@@ -182,6 +182,31 @@ async def test_a_silent_pbx_is_no_proof_but_takes_none_away_either() -> None:
     assert {pbx_id for pbx_id, _ in driver.hung_up} == {"new"}
 
 
+async def test_a_leg_that_cannot_tell_while_it_ends_is_no_alarm() -> None:
+    driver, picture = ScriptedDriver(always(SECURE)), Picture()
+    async with running(driver, picture) as attestor:
+        attestor.heard([CallAnswered("c1")])
+        await eventually(lambda: picture.written, 1, "written")
+        await asyncio.sleep(0.6)  # longer than the grace after its answer
+        driver.answer = always([Security("leg", None, peer="1001")])
+        attestor.heard([MediaChanged("c1")])
+        await asyncio.sleep(0.2)
+        attestor.heard([CallEnded("c1")])
+        await asyncio.sleep(0.6)
+    assert not driver.hung_up
+    assert len(picture.written) == 1
+
+
+async def test_a_leg_that_can_no_longer_tell_is_in_clear_after_the_grace() -> None:
+    driver, picture = ScriptedDriver(always(SECURE)), Picture()
+    async with running(driver, picture) as attestor:
+        attestor.heard([CallAnswered("c1")])
+        await eventually(lambda: picture.written, 1, "written")
+        driver.answer = always([Security("leg", None, peer="1001")])
+        await eventually(lambda: driver.hung_up, 1.2, "hung up")
+    assert picture.written[-1][1].verdict == "unknown"
+
+
 async def test_one_failure_is_asked_again_at_once() -> None:
     driver, picture = ScriptedDriver(always(SECURE)), Picture()
     asked = 0
