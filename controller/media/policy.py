@@ -8,7 +8,7 @@ demand there is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -31,11 +31,13 @@ _VERDICTS: tuple[MediaVerdict, ...] = ("encrypted", "unknown", "plain")
 
 @dataclass(frozen=True)
 class Demands:
-    """What is demanded of each peer's media. peers: patterns, the first that fits wins."""
+    """What is demanded of each peer's media. peers: patterns, the first that fits wins. lenient:
+    phones that were added with the policy `prefer`."""
 
     trunk: Demand
     phones: Demand
     peers: Mapping[str, Demand]
+    lenient: Set[str] = frozenset()
 
     @classmethod
     def of(cls, config: Config) -> Demands:
@@ -47,7 +49,9 @@ class Demands:
         for pattern, demand in self.peers.items():
             if fnmatchcase(peer, pattern):
                 return demand
-        return self.trunk if any(fnmatchcase(peer, trunk) for trunk in TRUNKS) else self.phones
+        if any(fnmatchcase(peer, trunk) for trunk in TRUNKS):
+            return self.trunk
+        return "prefer" if self.phones == "require" and peer in self.lenient else self.phones
 
     @property
     def strictest(self) -> Demand:

@@ -71,6 +71,14 @@ def test_the_first_pattern_that_fits_wins() -> None:
     assert listed.of_peer("telco") == "require"
 
 
+def test_a_phone_added_with_prefer_passes_with_an_alarm() -> None:
+    lenient = Demands("require", "require", {"1003": "require"}, frozenset({"1001", "1003"}))
+    assert judge(lenient, [CLEAR], 0).action == "alarm"
+    assert lenient.of_peer("1002") == lenient.of_peer("1003") == "require"
+    trunk = Demands("require", "off", {}, frozenset({"pbxctl-trunk", "1001"}))
+    assert (trunk.of_peer("pbxctl-trunk"), trunk.of_peer("1001")) == ("require", "off")
+
+
 def test_a_silent_pbx_is_judged_by_the_strictest_demand() -> None:
     assert judge(demands("off", "off", x="require"), None, 0).action == "wait"
     assert judge(demands("off", "off", x="require"), None, GRACE_S).action == "hangup"
