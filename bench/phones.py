@@ -10,6 +10,7 @@ REGISTER too.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -63,12 +64,12 @@ def ready_time_s(fleet: PhoneFleet, source: str, name: str) -> float:
 
 def wait_login(sip: str, source: str, name: str, password: str, deadline_s: float) -> None:
     """Tries until the node lets the phone in. Raises TimeoutError."""
-    registrar = Registrar(sip, source)
     while True:
-        challenge = registrar.register(name)
-        header = registrar.authorization(name, password, challenge)
-        if registrar.register(name, header).code == 200:
-            return
+        with contextlib.closing(Registrar(sip, source)) as registrar:
+            challenge = registrar.register(name)
+            header = registrar.authorization(name, password, challenge)
+            if registrar.register(name, header).code == 200:
+                return
         if time.monotonic() > deadline_s:
             raise TimeoutError(f"{name} cannot log in at {sip}")
         time.sleep(POLL_S)

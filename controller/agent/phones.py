@@ -1,7 +1,7 @@
 """Keeps each node's file of phones in step with what the steward published.
 
 For each node here, in a loop of its own: compare versions, write the file (whole or not at all),
-have the PBX reload it through the node's driver, acknowledge. The acknowledged versions are those
+have the node's driver make the PBX read it, acknowledge. The acknowledged versions are those
 that the PBX runs on; whatever stands between, a full disk, a lost link, an absent Redis, leaves the
 old ones standing, is told in the acknowledgement where Redis can be reached, and is tried again.
 """
@@ -11,15 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import secrets
 from pathlib import Path
 
 from controller.config import Config
 from controller.errors import PbxctlError
-from controller.fleet import commands
 from controller.fleet.functions import Fleet
 from controller.fleet.phones import FleetPhones, NodePhones, PublishedPhone
 from controller.media.phones import regions_held_by
-from controller.model import Kind
 from controller.render.files import folder_of
 from controller.render.phones import phones_file, phones_in, phones_path
 from controller.render.write import replace
@@ -27,9 +26,8 @@ from controller.render.write import replace
 LOOK_S = 0.4
 RETRY_FIRST_S = 1.0
 RETRY_MAX_S = 10.0
-RELOAD_S = 6.0  # the driver's own deadline is 5 s
-#: what reload reads the file, by kind (pbx/asterisk.py, pbx/freeswitch_text.py)
-MODULE = {Kind.ASTERISK: "pjsip", Kind.FREESWITCH: "directory"}
+READ_S = 7.0  # the driver's own deadline is 5 s
+POLL_S = 0.1
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +37,6 @@ class PhoneFiles:
 
     def __init__(self, config: Config, fleet: Fleet, node: str) -> None:
         self._config = config
-        self._fleet = fleet
         self._phones = FleetPhones(fleet)
         self._node = node
         self._regions = regions_held_by(config, node)
@@ -97,10 +94,18 @@ class PhoneFiles:
         self._unread = True
         await asyncio.to_thread(replace, self._path, text, 0o600)
         self.names = phones_in(text)
-        module = MODULE[self._config.nodes[self._node].kind]
-        result = await commands.send(self._fleet, self._node, commands.Reload(module), RELOAD_S)
-        if result.state != "done":
-            raise PbxctlError(f"written, but not read by the PBX yet: {result.message}")
+        mark = secrets.token_hex(8)
+        await self._phones.file_written(self._node, mark)
+        deadline_s = asyncio.get_running_loop().time() + READ_S
+        problem = "no driver has the node"
+        while asyncio.get_running_loop().time() < deadline_s:
+            read, problem_then = await self._phones.file_read(self._node)
+            if read == mark:
+                problem = problem_then
+                break
+            await asyncio.sleep(POLL_S)
+        if problem:
+            raise PbxctlError(f"written, but not read by the PBX yet: {problem}")
         self._unread = False
 
 

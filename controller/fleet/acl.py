@@ -45,12 +45,12 @@ RIGHTS = {
     "driver": Rights(
         functions=(
             *("claim", "release", "register", "beat", "events", "reconcile", "take", "done"),
-            *("policy", "attest", "registered", "reregister"),
+            *("policy", "attest", "registered", "reregister", "phones_read"),
         ),
-        reads=(*_PICTURE, "phones", "phonever"),
+        reads=(*_PICTURE, "phones", "phonever", "phonefile"),
         writes=(
             *(*_PLACING, "nodes", "live", "drivers", "lease", "policy", "alarms"),
-            *("commands", "command", "running", "result", "regs", "at", "look"),
+            *("commands", "command", "running", "result", "regs", "at", "phoneread", "look"),
         ),
     ),
     "steward": Rights(
@@ -58,7 +58,8 @@ RIGHTS = {
         reads=(*_PICTURE, "phoneack"),
         writes=(
             *("policy", "lease", "nodes", "node", "live", "resv", "idx", "full", "stats"),
-            *("commands", "running", "phones", "phonever", "phoneack", "regs", "at"),
+            *("commands", "running", "phones", "phonever", "regs", "at"),
+            *("phoneack", "phonefile", "phoneread"),
         ),
         more=("function|load",),
     ),
@@ -73,8 +74,8 @@ RIGHTS = {
     ),
     "agent": Rights(
         functions=("route", "nodes", "host", "phones", "looks", "looked"),
-        reads=(*_PICTURE, "lease", "at", "phones", "phonever"),
-        writes=(*_PLACING, "phoneack", "look", "alarms"),
+        reads=(*_PICTURE, "lease", "at", "phones", "phonever", "phoneread"),
+        writes=(*_PLACING, "phoneack", "phonefile", "look", "alarms"),
     ),
     "edge": Rights(functions=("route",), reads=(*_PICTURE, "at"), writes=_PLACING),
     "doctor": Rights(

@@ -84,7 +84,10 @@ class Driver(ABC):
 
     @abstractmethod
     async def phones(self) -> Sequence[PhoneRegistered]:
-        """The node's own list of phones that are registered and answer, one row a phone."""
+        """The node's own list of phones that are registered and answer, one row a phone.
+
+        It may be up to 2 s behind the events.
+        """
 
     @abstractmethod
     async def originate(self, request: OriginateRequest) -> str:

@@ -16,6 +16,8 @@ from controller.model import PhoneGone, PhoneRegistered
 from controller.pbx.base import PHONE_NAME, VALUE_MAX_CHARS
 from controller.pbx.esl_frames import EslEvent
 
+#: by so much longer than the phone asked for FreeSWITCH keeps a registration in its list
+LIST_GRACE_S = 60
 _URI = re.compile(r"sips?:[^<>\s\"]{1,500}")
 _SECONDS = re.compile(r"[0-9]{1,11}")
 _TRANSPORT = re.compile(r"(?:;transport=|fs_path=.{0,200}transport%3D)([a-z]{2,4})", re.IGNORECASE)
@@ -36,8 +38,8 @@ class _List(msgspec.Struct, frozen=True):
 def told(event: EslEvent) -> list[PhoneRegistered | PhoneGone]:
     """What a CUSTOM event says of a phone; nothing for other subclasses and strangers."""
     kind = event.get("Event-Subclass")
-    # register names the account that logged in; the others only whom the registration was for
-    name = event.get("username") or event.get("from-user") or event.get("user")
+    # whom the registration is for: the profile demands that it is who logged in, too
+    name = event.get("from-user") or event.get("user")
     if not PHONE_NAME.fullmatch(name):
         return []
     uri = contact(event.get("contact"))
@@ -68,7 +70,7 @@ def listed(output: str, now_s: float) -> list[PhoneRegistered]:
         uri = contact(row.url)
         if not PHONE_NAME.fullmatch(row.reg_user) or not uri or not _SECONDS.fullmatch(row.expires):
             continue
-        left_s = int(row.expires) - now_s
+        left_s = int(row.expires) - LIST_GRACE_S - now_s
         before = found.get(row.reg_user)
         if left_s > 0 and (before is None or before.expires_s < left_s):
             found[row.reg_user] = PhoneRegistered(

@@ -94,7 +94,7 @@ class Worker:
         self._sample_share = sample_share
         self._attestor: Attestor | None = None
         self._live = LiveSet()
-        self._phones = Registrations(fleet, lease.node)
+        self._phones = Registrations(fleet, lease.node, config.kind)
         self._driver: Driver | None = None
         self._facts: NodeFacts | None = None
         self._load = LoadSample()
@@ -184,6 +184,7 @@ class Worker:
                 group.create_task(self._probes())
                 group.create_task(self._commands(driver))
                 group.create_task(self._phones.watch(driver))
+                group.create_task(self._phones.read_files(driver))
                 if self._attestor:
                     group.create_task(self._attestor.run(driver))
         except BaseExceptionGroup as errors:

@@ -13,16 +13,21 @@ import logging
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from controller.errors import DeadlineExceeded, FleetUnreachable, StaleEpoch
+from controller.errors import CommandRefused, DeadlineExceeded, FleetUnreachable, StaleEpoch
 from controller.fleet.functions import Fleet
 from controller.fleet.phones import FleetPhones
 from controller.fleet.state import Lease
-from controller.model import NodeEvent, PhoneGone, PhoneRegistered
+from controller.model import Kind, NodeEvent, PhoneGone, PhoneRegistered
 from controller.pbx.base import Driver
 
 COMPARE_S = 30.0
+#: FreeSWITCH writes its list behind a queue: what an event told so shortly before outweighs it
+GRACE_S = 2.0
+LOOK_S = 0.25
+#: what `reload` of each driver reads the file
+_MODULE = {Kind.ASTERISK: "pjsip", Kind.FREESWITCH: "directory"}
 #: phones that come together are looked up together
 SETTLE_S = 0.5
 
@@ -35,11 +40,13 @@ class Registrations:
     One task writes, `watch`; so the pump of events never waits for a list of phones.
     """
 
-    def __init__(self, fleet: Fleet, node: str) -> None:
+    def __init__(self, fleet: Fleet, node: str, kind: Kind) -> None:
         self._phones = FleetPhones(fleet)
+        self._module = _MODULE[kind]
         self._node = node
         self._lease: Lease | None = None
         self._told: list[PhoneRegistered | PhoneGone] = []
+        self._recent: dict[str, tuple[float, PhoneRegistered | PhoneGone]] = {}
         self._wake = asyncio.Event()
         self._compare_at_s = 0.0
 
@@ -54,6 +61,7 @@ class Registrations:
         events = [e for e in batch if isinstance(e, PhoneRegistered | PhoneGone)]
         if events:
             self._told += events
+            self._recent.update((event.name, (_now_s(), event)) for event in events)
             self._wake.set()
 
     async def watch(self, driver: Driver) -> None:
@@ -76,6 +84,29 @@ class Registrations:
                 self._told.clear()
                 self._compare_soon()
 
+    async def read_files(self, driver: Driver) -> None:
+        """Has the PBX read its file of phones whenever the agent has written it; until cancelled.
+
+        A reload may run twice (another driver, a lost word): it drops no call.
+        """
+        while True:
+            await asyncio.sleep(LOOK_S)
+            lease = self._lease
+            if lease is None:
+                continue
+            try:
+                mark = await self._phones.file_mark(self._node)
+                if not mark or mark == (await self._phones.file_read(self._node))[0]:
+                    continue
+                problem = ""
+                try:
+                    await driver.reload(self._module)
+                except (CommandRefused, DeadlineExceeded) as error:
+                    problem = error.message
+                await self._phones.tell_read(lease, mark, problem)
+            except (FleetUnreachable, StaleEpoch) as error:
+                _log.debug("node %s: its file of phones: %s", self._node, error)
+
     def _compare_soon(self) -> None:
         self._compare_at_s = min(self._compare_at_s or math.inf, _now_s() + SETTLE_S)
         self._wake.set()
@@ -90,9 +121,28 @@ class Registrations:
 
     async def _compare(self, driver: Driver, lease: Lease) -> None:
         self._compare_at_s = _now_s() + COMPARE_S * random.uniform(0.8, 1.0)  # noqa: S311
-        removed = await self._phones.reconcile(lease, await driver.phones())
+        since_s = _now_s() - GRACE_S
+        listed = await driver.phones()
+        self._recent = {n: told for n, told in self._recent.items() if told[0] >= since_s}
+        recent = [event for _, event in self._recent.values()]
+        removed = await self._phones.reconcile(lease, mended(listed, recent))
         if removed:
             _log.info("node %s: %d phones were gone", self._node, removed)
+
+
+def mended(
+    listed: Sequence[PhoneRegistered], recent: Iterable[PhoneRegistered | PhoneGone]
+) -> list[PhoneRegistered]:
+    """A node's list with what events told while or shortly before it was taken: they are newer."""
+    phones = {phone.name: phone for phone in listed}
+    for event in recent:
+        there = phones.get(event.name)
+        if isinstance(event, PhoneRegistered):
+            if there is None or there.contact != event.contact:
+                phones[event.name] = event
+        elif there is not None and there.contact == event.contact:
+            del phones[event.name]
+    return list(phones.values())
 
 
 def _now_s() -> float:

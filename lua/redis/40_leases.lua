@@ -139,7 +139,9 @@ redis.register_function('forget', function(keys, args)
     for _, phone in ipairs(redis.call('HKEYS', P .. ':regs:' .. name)) do
       redis.call('ZREM', P .. ':at:' .. phone, name)
     end
-    redis.call('HDEL', P .. ':phoneack', name)
+    for _, kind in ipairs({ 'phoneack', 'phonefile', 'phoneread' }) do
+      redis.call('HDEL', P .. ':' .. kind, name)
+    end
     for _, kind in ipairs({ 'node', 'live', 'resv', 'lease', 'commands', 'running', 'regs' }) do
       redis.call('DEL', P .. ':' .. kind .. ':' .. name)
     end

@@ -22,6 +22,7 @@ from tests.lab.offers import Offers, plain, sdes
 
 PLACEMENT = "pl-contract-1"  # what every call of a case carries as X-Pbxctl-Placement
 CALLER = "4930111"
+PHONE = "7001"
 DEADLINE_S = 10.0
 
 
@@ -30,7 +31,8 @@ class Case(ABC):
 
     name: ClassVar[str]
     #: verbs beyond start/stop/driver/cut: "call" (ring, answer, end), "two_legs", "freeze",
-    #: "inject", "originate", "hangup", "drain", "secure", "srtp", "wrong_password", "repeat"
+    #: "inject", "originate", "hangup", "drain", "secure", "srtp", "wrong_password", "repeat",
+    #: "register"
     can: ClassVar[frozenset[str]]
 
     @abstractmethod
@@ -63,6 +65,10 @@ class Case(ABC):
 
     async def two_legs(self) -> None:
         """One call comes in, with PLACEMENT, that the PBX dials on to a second leg and answers."""
+        raise NotImplementedError
+
+    async def register(self, expires_s: int) -> None:
+        """The phone PHONE registers by TCP, or takes that back with 0."""
         raise NotImplementedError
 
     async def ring_secured(self, *, then_clear: bool = False) -> None:

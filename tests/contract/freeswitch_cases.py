@@ -15,11 +15,12 @@ import pytest
 from controller.pbx.esl_frames import EVENT_MAX_BYTES, FrameReader
 from controller.pbx.freeswitch import FreeSwitchDriver
 from controller.pbx.hub import GreenHub
-from tests.contract.case import CALLER, PLACEMENT, Case, secured_call
+from tests.contract.case import CALLER, PHONE, PLACEMENT, Case, secured_call
 from tests.contract.freeswitch_node import ESL_PORT, SIP_PORT, FreeSwitchNode, freeswitch_binary
 from tests.contract.freeswitch_record import DATA, DIALLED
 from tests.esl_server import EslServer, frame, reply
 from tests.lab.lab import Lab
+from tests.lab.register import Registrar
 
 _numbers = itertools.count(10)
 _SOFIA = "                    trunk\tprofile\tsip:mod_sofia@127.0.12.2:5060\tRUNNING (0)\n"
@@ -45,7 +46,7 @@ class LiveFreeSwitch(_FreeSwitchCase):
     """A real FreeSWITCH on its own loopback address; SIPp is the trunk and the phone."""
 
     name = "freeswitch-live"
-    can = _FreeSwitchCase.can | {"srtp"}
+    can = _FreeSwitchCase.can | {"srtp", "register"}
     endpoint: ClassVar[str] = "sofia/trunk/agent@127.0.12.250:5090"
     dead_endpoint: ClassVar[str] = "sofia/nowhere/agent@127.0.12.250:5090"
     context: ClassVar[str] = "from-trunk"
@@ -92,6 +93,14 @@ class LiveFreeSwitch(_FreeSwitchCase):
 
     async def two_legs(self) -> None:
         self.node.call("leg", caller=CALLER, placement=PLACEMENT, port=next(self._ports))
+
+    async def register(self, expires_s: int) -> None:
+        def send() -> int:
+            if not hasattr(self, "_registrar"):
+                self._registrar = Registrar(f"{self.host}:5060", "127.0.12.250")
+            return self._registrar.register(PHONE, expires_s=expires_s).code
+
+        assert await asyncio.to_thread(send) == 200
 
     async def freeze(self) -> None:
         self.node.signal(signal.SIGSTOP)

@@ -46,6 +46,7 @@ CONFIG = """<?xml version="1.0"?>
       <param name="sip-port" value="5060"/> <param name="context" value="from-trunk"/>
       <param name="dialplan" value="XML"/> <param name="auth-calls" value="false"/>
       <param name="manage-presence" value="false"/>
+      <param name="accept-blind-reg" value="true"/>
       <param name="rtp-secure-media" value="optional"/>
       <param name="inbound-codec-prefs" value="PCMU"/>
       <param name="outbound-codec-prefs" value="PCMU"/>

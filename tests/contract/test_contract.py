@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 import pytest
@@ -25,10 +25,12 @@ from controller.model import (
     MediaChanged,
     NodeFacts,
     OriginateRequest,
+    PhoneGone,
+    PhoneRegistered,
 )
 from controller.pbx.base import PING_INTERVAL_S, VALUE_MAX_CHARS, Driver
 from tests.contract import asterisk_cases, freeswitch_cases
-from tests.contract.case import CALLER, PLACEMENT, Case, Watcher, until
+from tests.contract.case import CALLER, PHONE, PLACEMENT, Case, Watcher, until
 
 CASES: list[type[Case]] = [*asterisk_cases.CASES, *freeswitch_cases.CASES]
 
@@ -311,6 +313,32 @@ async def test_an_unencrypted_call_is_told_so(case: Case, driver: Driver, watch:
     (leg,) = await driver.secure(watch.started()[0].pbx_id)
     assert not leg.encrypted
     assert not await driver.secure("no such call")
+
+
+@needs("register")
+async def test_a_phone_is_told_as_it_comes_and_goes(
+    case: Case, driver: Driver, watch: Watcher
+) -> None:
+    assert await driver.phones() == []
+    await case.register(60)
+    await watch.until(lambda: any(isinstance(e, PhoneRegistered) for e in watch.events))
+    told = next(e for e in watch.events if isinstance(e, PhoneRegistered))
+    (row,) = await listed_phones(driver, 1)
+    assert (row.name, row.contact, row.transport) == (PHONE, told.contact, "tcp")
+    assert told.name == PHONE
+    assert 0 < row.expires_s <= 61
+    assert "contract" in (row.user_agent, told.user_agent)
+    await case.register(0)
+    await watch.until(lambda: PhoneGone(PHONE, row.contact) in watch.events)
+    await listed_phones(driver, 0)
+
+
+async def listed_phones(driver: Driver, count: int) -> Sequence[PhoneRegistered]:
+    """The list once it has so many: it may be behind the events."""
+    end = time.monotonic() + 2
+    while len(found := await driver.phones()) != count:
+        assert time.monotonic() < end, found
+    return found
 
 
 @needs("srtp")

@@ -35,14 +35,18 @@ class Registrar:
         self._call = secrets.token_hex(8)
         self._count = 0
 
-    def register(self, name: str, authorization: str = "") -> Answer:
+    def close(self) -> None:
+        self._link.close()
+
+    def register(self, name: str, authorization: str = "", *, expires_s: int = 60) -> Answer:
         self._count += 1
         return self.send(
             f"REGISTER sip:{self.host} SIP/2.0\r\n"
             f"Via: SIP/2.0/TCP {self._here};branch=z9hG4bK{secrets.token_hex(6)};rport\r\n"
             f"From: <sip:{name}@{self.host}>;tag={self._call}\r\nTo: <sip:{name}@{self.host}>\r\n"
             f"Call-ID: {self._call}\r\nCSeq: {self._count} REGISTER\r\n"
-            f"Contact: <sip:{name}@{self._here};transport=tcp>\r\nExpires: 60\r\n"
+            f"Contact: <sip:{name}@{self._here};transport=tcp>\r\nUser-Agent: contract\r\n"
+            f"Expires: {expires_s}\r\n"
             f"Max-Forwards: 70\r\n{authorization}Content-Length: 0\r\n\r\n"
         )
 

@@ -7,16 +7,18 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from controller.agent.phones import PhoneFiles
 from controller.config_file import parse
-from controller.fleet import commands
-from controller.fleet.commands import CommandResult
+from controller.errors import DeadlineExceeded, PbxctlError
 from controller.fleet.functions import Fleet, connect
 from controller.fleet.phones import FleetPhones, NodePhones, PublishedPhone
-from controller.model import MediaPolicy
+from controller.model import Kind, MediaPolicy
+from controller.pbx.base import Driver
+from controller.pbx.worker_phones import Registrations
 from tests.gate_server import Playing, write_config
 from tests.redis_server import RedisServer
 
@@ -30,9 +32,24 @@ def phones(count: int) -> list[PublishedPhone]:
     ]
 
 
+class Pbx:
+    """Of a driver what reloading needs."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.error: PbxctlError | None = None
+
+    async def reload(self, module: str) -> None:
+        self.told.append(module)
+        if self.error:
+            raise self.error
+
+
 @dataclass
 class World:
     playing: Playing
+    pbx: Pbx
+    door: Registrations
     phones: FleetPhones
     epoch: str
     file: Path
@@ -72,16 +89,20 @@ async def world(tmp_path: Path, disk: Path) -> AsyncIterator[World]:
         path = write_config(tmp_path, server.url)
         text = path.read_text().replace("calls_max: 100}", f'calls_max: 100, folder: "{disk}"}}')
         config = parse(text, str(path))
-        fleet = Fleet(connect(config, "steward"), config.fleet)
+        fleet = Fleet(connect(config, "agent"), config.fleet)
         playing = Playing(config, fleet)
         await playing.join()
         epoch = await fleet.lead("steward", "me", 60_000)
         assert epoch
+        pbx = Pbx()
+        door = Registrations(fleet, "e1", Kind.ASTERISK)
+        door.renew(playing.leases["e1"])
         tasks = [
             asyncio.create_task(playing.work()),
+            asyncio.create_task(door.read_files(cast(Driver, pbx))),
             asyncio.create_task(PhoneFiles(config, fleet, "e1").run()),
         ]
-        yield World(playing, FleetPhones(fleet), epoch, disk / "pbxctl-phones.conf")
+        yield World(playing, pbx, door, FleetPhones(fleet), epoch, disk / "pbxctl-phones.conf")
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -93,9 +114,9 @@ async def test_a_change_is_written_read_by_the_pbx_and_acknowledged(world: World
     await world.until_told(1)
     assert world.file.read_text().count("(pbxctl-phone)\n") == 3
     assert world.file.stat().st_mode & 0o777 == 0o600
-    assert world.playing.told == [commands.Reload("pjsip")]
+    assert world.pbx.told == ["pjsip"]
     await asyncio.sleep(1)
-    assert len(world.playing.told) == 1  # in step, so nothing more is asked of the PBX
+    assert len(world.pbx.told) == 1  # in step, so nothing more is asked of the PBX
 
 
 async def test_on_a_full_disk_the_old_file_stays_whole(world: World) -> None:
@@ -116,10 +137,10 @@ async def test_on_a_full_disk_the_old_file_stays_whole(world: World) -> None:
 async def test_a_node_out_of_reach_is_pending_and_gets_it_later(world: World) -> None:
     await world.publish(1, 1)
     await world.until_told(1)
-    world.playing.answer = lambda _: CommandResult("unknown", "Reload: no answer in 5 s")
+    world.pbx.error = DeadlineExceeded("Reload: no answer in 5 s")
     await world.publish(2, 2)
     await world.until_told(1, "not read by the PBX yet: Reload: no answer in 5 s")
-    world.playing.answer = lambda _: CommandResult("done")
+    world.pbx.error = None
     await world.until_told(2)
 
 
@@ -131,6 +152,7 @@ async def test_an_emptied_redis_leaves_the_file_alone(world: World) -> None:
     await asyncio.sleep(1.5)
     assert world.file.read_bytes() == before
     await world.playing.join()
+    world.door.renew(world.playing.leases["e1"])
     epoch = await world.playing.fleet.lead("steward", "me", 60_000)
     assert epoch
     await world.phones.publish(epoch, "east", 4, phones(5))
