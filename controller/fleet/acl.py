@@ -49,8 +49,8 @@ RIGHTS = {
         ),
         reads=(*_PICTURE, "phones", "phonever"),
         writes=(
-            *(*_PLACING, "nodes", "live", "drivers", "lease", "policy", "alarms"),
-            *("commands", "command", "running", "result", "regs", "at", "look"),
+            *(*_PLACING, "nodes", "live", "drivers", "lease", "policy", "alarms", "look"),
+            *("commands", "command", "running", "result", "regs", "at"),
         ),
     ),
     "steward": Rights(
@@ -72,9 +72,10 @@ RIGHTS = {
         more=("lrem",),
     ),
     "agent": Rights(
-        functions=("route", "nodes", "host", "phones", "looks", "looked"),
+        # `command` to have the PBX reload what the agent wrote
+        functions=("route", "nodes", "host", "phones", "command", "looks", "looked"),
         reads=(*_PICTURE, "lease", "at", "phones", "phonever"),
-        writes=(*_PLACING, "phoneack", "look", "alarms"),
+        writes=(*_PLACING, "phoneack", "commands", "command", "result", "alarms", "look"),
     ),
     "edge": Rights(functions=("route",), reads=(*_PICTURE, "at"), writes=_PLACING),
     "doctor": Rights(

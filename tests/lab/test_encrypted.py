@@ -14,15 +14,18 @@ import socket
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from cryptography import x509
 
 from controller.fleet.acl import USERS
 from controller.pki.authority import Pair, issue, make_authority
 from controller.pki.store import Store, open_store, renew_due
+from controller.pki.wanted import wanted
 from controller.render.files import folder_of
 from tests.lab.asterisk import Asterisk
 from tests.lab.fleet import LabFleet
@@ -113,6 +116,9 @@ def tls_fleet(lab: Lab, nodes: dict[Asterisk | FreeSwitch, str], k: str) -> LabF
         node |= {"user": "fleet", "sip": f"{host}:5061", "control": f"{host}:5039"}
         if node["kind"] == "freeswitch":
             node["event_socket"] = f"{host}:8021"
+    for lab_node in nodes:
+        conf = "conf" if isinstance(lab_node, FreeSwitch) else "etc"
+        document["nodes"][lab_node.name]["folder"] = str(lab_node.folder / conf)
     document["nodes"]["c"]["edge"] = True
     fleet.config_path.write_text(yaml.safe_dump(document))
     renew_due(fleet.config, NOW)
@@ -342,6 +348,68 @@ def test_keys_in_an_offer_that_calls_itself_clear_are_used(world: World) -> None
     (channel,) = calls_of(world.a)
     asked = f"Action: Getvar\r\nChannel: {channel}\r\nVariable: CHANNEL(rtp,secure)\r\n"
     assert "Value: 1" in world.a.ami(asked)
+
+
+def shown(sip: str, tls: ssl.SSLContext) -> int:
+    """Serial of the certificate that a server shows to a new connection, 0 for none."""
+    host, port = sip.split(":")
+    with (
+        contextlib.suppress(OSError),
+        socket.create_connection((host, int(port)), 2) as plain,
+        tls.wrap_socket(plain, server_hostname=host) as link,
+    ):
+        return x509.load_der_x509_certificate(link.getpeercert(True) or b"").serial_number
+    return 0
+
+
+def shows(sip: str, tls: ssl.SSLContext, serial: int) -> bool:
+    return shown(sip, tls) == serial
+
+
+def test_certificates_are_renewed_under_calls_that_go_on(world: World) -> None:
+    """By the agent, everywhere; the calls' own connections carry their BYE afterwards."""
+    config, f = world.fleet.config, world.f
+    hang_up(world.a, world.c)
+    if f:
+        f.esl("api hupall")
+    world.say("to-k")
+    world.say("pbxctl-to-a")
+    if f:
+        world.say("pbxctl-to-f")
+    until(lambda: len(calls_of(world.a)) == 2, 5, "two calls on a")
+    places = {"a": world.sip("a"), "k": world.k, "c": world.sip("c")}
+    control = {"a": config.nodes["a"].control}
+    if f:
+        until(lambda: "1 total" in f.esl("api show calls"), 5, "one call on f")
+        places["f"], control["f"] = world.sip("f"), config.nodes["f"].control
+    sip = world.shows(world.of("c"))
+    link = context(world.store.ca("control"), world.of("driver", "control"), world.fleet.folder)
+    world.store.renew(wanted(config), dt.datetime.now(dt.UTC), force=True)
+
+    for name, where in places.items():
+        serial = world.of(name).certificate.serial_number
+        until(partial(shows, where, sip, serial), 20, f"{name} shows its new one")
+    for name, where in control.items():
+        serial = world.of(f"node-{name}", "control").certificate.serial_number
+        until(partial(shows, where, link, serial), 20, f"{name}'s control link does")
+
+    assert len(calls_of(world.a)) == 2
+    before = [packets(world.a, channel) for channel in calls_of(world.a)]
+    until(
+        lambda: all(
+            packets(world.a, c) > n + 50 for c, n in zip(calls_of(world.a), before, strict=True)
+        ),
+        5,
+        "audio goes on",
+    )
+    for channel in calls_of(world.c):
+        world.c.cli(f"channel request hangup {channel}")
+    until(lambda: not calls_of(world.a), 3, "a has heard the BYE")
+    if f:
+        until(lambda: "0 total" in f.esl("api show calls"), 3, "f has heard the BYE")
+    world.fleet.until_active(10)
+    good = world.shows(world.of("c"))
+    assert final_response(world.k, "9500", good, source=world.c.address) == 200
 
 
 def test_the_edge_places_by_redis_over_tls(world: World) -> None:
