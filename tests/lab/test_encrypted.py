@@ -32,6 +32,7 @@ from tests.lab.fleet import LabFleet
 from tests.lab.freeswitch import FreeSwitch, freeswitch_binary
 from tests.lab.lab import Lab
 from tests.lab.node import write_secret
+from tests.lab.phone import Phone
 from tests.lab.rendered import put_rendered, start_kamailio, start_redis, start_stunnel
 from tests.lab.services import Program
 from tests.lab.sip import answers_options
@@ -42,7 +43,7 @@ from tests.lab.wire import listening, stretches
 
 pytestmark = pytest.mark.lab
 
-ENCRYPTED = {"signalling": "tls", "media": "srtp-sdes", "control": "tls"}
+PLAIN_PORT = 5070
 NOW = dt.datetime.now(dt.UTC)
 DAY = dt.timedelta(days=1)
 #: the caller: what c plays to the far end, and how it reaches the Kamailio
@@ -102,8 +103,15 @@ def tls_fleet(lab: Lab, nodes: dict[Asterisk | FreeSwitch, str], k: str) -> LabF
     for role in USERS:
         write_secret(users / role, secrets.token_urlsafe(24))
     host = k.split(":")[0]
+    peer = {"address": lab.address(), "reason": "a phone of the test, without TLS"}
     settings = {
-        "security": ENCRYPTED,
+        "security": {
+            "signalling": "tls",
+            "media": "srtp-sdes",
+            "control": "tls",
+            "plain_peers": [peer],
+            "plain_port": PLAIN_PORT,
+        },
         "redis": {"url": f"rediss://{lab.address()}:6379/0", "users": str(users)},
         "edges": {"k": {"region": "east", "sip": k, "redis": f"{host}:6380"}},
         "numbers": [{"prefix": "95", "service": "echo", "regions": ["east"]}],
@@ -119,7 +127,8 @@ def tls_fleet(lab: Lab, nodes: dict[Asterisk | FreeSwitch, str], k: str) -> LabF
     for lab_node in nodes:
         conf = "conf" if isinstance(lab_node, FreeSwitch) else "etc"
         document["nodes"][lab_node.name]["folder"] = str(lab_node.folder / conf)
-    document["nodes"]["c"]["edge"] = True
+    for name in {"c", "f"} & set(document["nodes"]):
+        document["nodes"][name]["edge"] = True
     fleet.config_path.write_text(yaml.safe_dump(document))
     renew_due(fleet.config, NOW)
     return fleet
@@ -410,6 +419,26 @@ def test_certificates_are_renewed_under_calls_that_go_on(world: World) -> None:
     world.fleet.until_active(10)
     good = world.shows(world.of("c"))
     assert final_response(world.k, "9500", good, source=world.c.address) == 200
+
+
+@pytest.mark.parametrize("to", ["c", SERVERS[2]])
+def test_a_plain_peer_calls_in_by_a_pbx_that_encrypts_the_rest(world: World, to: str) -> None:
+    config = world.fleet.config
+    (peer,) = config.security.plain_peers
+    host = world.sip(to).split(":")[0]
+    hang_up(world.a, world.c)
+    with Phone(peer.address) as phone:
+        call = phone.call(f"{host}:{PLAIN_PORT}", "9500")
+        assert call.code == 200, call.response
+        (channel,) = calls_of(world.a)
+        for what in ("rtp,secure", "pjsip,secure"):
+            asked = f"Action: Getvar\r\nChannel: {channel}\r\nVariable: CHANNEL({what})\r\n"
+            assert "Value: 1" in world.a.ami(asked)
+        assert any(r.placement for r in world.fleet.ask(lambda fleet: fleet.calls("a")))
+        call.hang_up()
+    with Phone(world.lab.address()) as stranger:
+        assert stranger.call(f"{host}:{PLAIN_PORT}", "9500").code in (401, 403)
+    until(lambda: not calls_of(world.a), 5, "no call")
 
 
 def test_the_edge_places_by_redis_over_tls(world: World) -> None:

@@ -184,7 +184,7 @@ NOBODYS = [
 async def test_what_nobody_may(role: str, fleets: dict[str, Fleet]) -> None:
     for command in NOBODYS:
         with pytest.raises(NoPermissionError):
-            await fleets[role].client.execute_command(*command)  # type: ignore[no-untyped-call]
+            await fleets[role].client.execute_command(*command)
 
 
 #: a key and a write that only some roles may
