@@ -23,6 +23,8 @@ GRACE_S = 0.5
 CAUSE_NOT_SECURE = 57
 #: the endpoints and profiles that `pbxctl render` makes for trunks
 TRUNKS = ("pbxctl", "pbxctl-trunk", "pbxctl-to-*")
+#: those for security.plain_peers, which nobody else reaches
+PLAIN_PEERS = "pbxctl-plain"
 # each from the mildest to the strictest
 _DEMANDS: tuple[Demand, ...] = ("off", "prefer", "require")
 _ACTIONS = ("none", "alarm", "wait", "hangup")
@@ -43,7 +45,9 @@ class Demands:
     def of(cls, config: Config) -> Demands:
         media = config.media
         unset: Demand = "off" if config.security.media == "plain" else "require"
-        return cls(media.trunk or unset, media.phones or unset, media.peers)
+        # What the config excepts by address and reason; a pattern of its own comes before.
+        peers = {**media.peers, PLAIN_PEERS: media.peers.get(PLAIN_PEERS, "off")}
+        return cls(media.trunk or unset, media.phones or unset, peers)
 
     def of_peer(self, peer: str) -> Demand:
         for pattern, demand in self.peers.items():
