@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from pathlib import Path
 
 import msgspec
 
+from controller.agent.kamcmd import kamcmd
 from controller.config import Config
 from controller.fleet.state import NodeView
 from controller.render.files import dispatcher_list, folder_of
 from controller.render.write import replace
 from controller.routing.fallback import Snapshot
 
-_log = logging.getLogger(__name__)
-_RELOAD_DEADLINE_S = 2.0
 _FILE_BYTES_MAX = 8 << 20
 
 
@@ -64,28 +62,5 @@ async def update_list(config: Config, edge: str, snapshot: Snapshot) -> bool:
         if path.read_text("utf-8") == text:
             return False
     await asyncio.to_thread(replace, path, text, 0o644)
-    await _reload(folder / "ctl")
+    await kamcmd(folder / "ctl", "dispatcher.reload")
     return True
-
-
-async def _reload(socket: Path) -> None:
-    if not await asyncio.to_thread(socket.exists):
-        return  # this Kamailio does not run; it reads the list when it starts
-    try:
-        process = await asyncio.create_subprocess_exec(
-            "kamcmd", "-s", f"unix:{socket}", "dispatcher.reload",
-            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-        )  # fmt: skip
-    except OSError as error:
-        _log.warning("the dispatcher list was written, but kamcmd does not start: %s", error)
-        return
-    try:
-        async with asyncio.timeout(_RELOAD_DEADLINE_S):
-            if await process.wait():
-                _log.warning(
-                    "Kamailio did not reload its list: kamcmd answered %s", process.returncode
-                )
-    except TimeoutError:
-        _log.warning("Kamailio did not reload its list within %s s", _RELOAD_DEADLINE_S)
-        process.kill()
-        await process.wait()

@@ -73,9 +73,13 @@ RIGHTS = {
         more=("lrem",),
     ),
     "agent": Rights(
-        functions=("route", "nodes", "host", "phones", "looks", "looked"),
+        # `command` to have the PBX take the certificates that the agent wrote
+        functions=("route", "nodes", "host", "phones", "command", "looks", "looked"),
         reads=(*_PICTURE, "lease", "at", "phones", "phonever", "phoneread"),
-        writes=(*_PLACING, "phoneack", "phonefile", "look", "alarms"),
+        writes=(
+            *(*_PLACING, "phoneack", "phonefile", "look", "alarms"),
+            *("commands", "command", "result"),
+        ),
     ),
     "edge": Rights(functions=("route",), reads=(*_PICTURE, "at"), writes=_PLACING),
     "doctor": Rights(

@@ -79,6 +79,12 @@ class FleetPhones:
             return None
         return int(reply[0]), [_phone.decode(blob) for blob in reply[2::2]]
 
+    async def lenient(self, regions: Iterable[str]) -> frozenset[str]:
+        """Names of the phones whose policy is `prefer`."""
+        return frozenset(
+            name.decode() for name in await self._fleet.call_function("lenient", *regions)
+        )
+
     async def acknowledge(self, node: str, phones: NodePhones) -> None:
         await self._fleet.write_hash("phoneack", node, msgspec.json.encode(phones))
 

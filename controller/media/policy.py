@@ -1,14 +1,14 @@
 """What may be clear and what must not: from the legs of a call to one ruling. Pure.
 
 A leg's demand is that of its peer (config.MediaConfig). The call's ruling is the strictest that a
-leg asks for. Nothing known counts as clear: under `require` a leg of which the PBX cannot tell is
-waited for GRACE_S, then the call is hung up; a PBX that says nothing is judged by the strictest
+leg asks for. Nothing known counts as clear: a leg of which the PBX cannot tell is
+waited for GRACE_S, then it is one in clear; a PBX that says nothing is judged by the strictest
 demand there is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -23,6 +23,8 @@ GRACE_S = 0.5
 CAUSE_NOT_SECURE = 57
 #: the endpoints and profiles that `pbxctl render` makes for trunks
 TRUNKS = ("pbxctl", "pbxctl-trunk", "pbxctl-to-*")
+#: those for security.plain_peers, which nobody else reaches
+PLAIN_PEERS = "pbxctl-plain"
 # each from the mildest to the strictest
 _DEMANDS: tuple[Demand, ...] = ("off", "prefer", "require")
 _ACTIONS = ("none", "alarm", "wait", "hangup")
@@ -31,23 +33,29 @@ _VERDICTS: tuple[MediaVerdict, ...] = ("encrypted", "unknown", "plain")
 
 @dataclass(frozen=True)
 class Demands:
-    """What is demanded of each peer's media. peers: patterns, the first that fits wins."""
+    """What is demanded of each peer's media. peers: patterns, the first that fits wins. lenient:
+    phones that were added with the policy `prefer`."""
 
     trunk: Demand
     phones: Demand
     peers: Mapping[str, Demand]
+    lenient: Set[str] = frozenset()
 
     @classmethod
     def of(cls, config: Config) -> Demands:
         media = config.media
         unset: Demand = "off" if config.security.media == "plain" else "require"
-        return cls(media.trunk or unset, media.phones or unset, media.peers)
+        # What the config excepts by address and reason; a pattern of its own comes before.
+        peers = {**media.peers, PLAIN_PEERS: media.peers.get(PLAIN_PEERS, "off")}
+        return cls(media.trunk or unset, media.phones or unset, peers)
 
     def of_peer(self, peer: str) -> Demand:
         for pattern, demand in self.peers.items():
             if fnmatchcase(peer, pattern):
                 return demand
-        return self.trunk if any(fnmatchcase(peer, trunk) for trunk in TRUNKS) else self.phones
+        if any(fnmatchcase(peer, trunk) for trunk in TRUNKS):
+            return self.trunk
+        return "prefer" if self.phones == "require" and peer in self.lenient else self.phones
 
     @property
     def strictest(self) -> Demand:
@@ -55,7 +63,9 @@ class Demands:
 
 
 def judge(demands: Demands, legs: Sequence[Security] | None, waited_s: float) -> Ruling:
-    """legs: as the driver told, None when it did not answer. waited_s: since the call's answer."""
+    """legs: as the driver told, None when it did not answer. waited_s: since the PBX was first
+    unable to tell, at the earliest since the call's answer.
+    """
     if legs is None:
         return _unsure(demands.strictest, "the PBX did not tell of its media", waited_s)
     if not legs:
@@ -76,7 +86,7 @@ def _judge_leg(demands: Demands, leg: Security, waited_s: float) -> Ruling:
 
 
 def _unsure(demand: Demand, what: str, waited_s: float) -> Ruling:
-    if demand == "require" and waited_s < GRACE_S:
+    if demand != "off" and waited_s < GRACE_S:
         return Ruling("unknown", "wait", reason=what)
     return _rule("unknown", demand, what)
 

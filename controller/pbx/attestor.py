@@ -45,7 +45,8 @@ RECHECKS_PER_S = 500
 log = logging.getLogger(__name__)
 
 Judge = Callable[[Sequence[Security] | None, float], Ruling]
-"""The legs, None when the PBX did not answer, and the seconds since the call's answer."""
+"""The legs, None when the PBX did not answer, and for how many seconds it has not been able to
+tell; after its answers, the seconds since the call was answered."""
 Write = Callable[[str, Attestation, list[int]], Coroutine[None, None, bool]]
 """pbx_id, what it is attested to be, and the RTP ports at which the agent is to look for itself;
 False when it could not be written."""
@@ -57,6 +58,7 @@ class _Answered:
     attested: Attestation | None = None
     written: bool = False
     checked_s: float = 0.0
+    unsure_s: float | None = None  # since when the PBX has not been able to tell
 
 
 class Attestor:
@@ -130,7 +132,13 @@ class Attestor:
         call.checked_s = time.monotonic()
         if pbx_id not in self._calls or (not legs and call.attested is not None):
             return
-        ruling = self._judge(legs, call.checked_s - call.since_s)
+        if legs is not None and all(leg.encrypted is not None for leg in legs):
+            call.unsure_s = None
+        elif call.unsure_s is None:
+            # A leg that is just ending can not tell either: that alone is no reason.
+            call.unsure_s = call.since_s if call.attested is None else call.checked_s
+        waited_s = call.checked_s - (call.unsure_s or call.since_s)
+        ruling = self._judge(legs, waited_s)
         if ruling.action == "wait":
             asyncio.get_running_loop().call_later(ASK_AGAIN_S, self._ask_again, pbx_id)
         else:

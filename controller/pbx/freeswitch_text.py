@@ -76,7 +76,12 @@ def _checked(what: str, text: str, allowed: re.Pattern[str]) -> str:
     return text
 
 
-_RELOADS = {"dialplan": "reloadxml", "directory": "reloadxml", "acl": "reloadacl"}
+_RELOADS = {
+    "dialplan": "reloadxml",
+    "directory": "reloadxml",
+    "acl": "reloadacl",
+    "certificates": "reloadcert",
+}
 _SOFIA = re.compile(r"sofia(/[A-Za-z0-9_-]{1,64})?", re.ASCII)
 _PROFILE = re.compile(r"^\s*([A-Za-z0-9_-]{1,64})\tprofile\t.*RUNNING", re.MULTILINE | re.ASCII)
 
@@ -84,7 +89,8 @@ _PROFILE = re.compile(r"^\s*([A-Za-z0-9_-]{1,64})\tprofile\t.*RUNNING", re.MULTI
 def reload(module: str, sofia_status: str) -> Sequence[str]:
     """The commands that reload `module`; sofia_status: the output of `sofia status`.
 
-    module: "dialplan", "directory", "acl", "sofia" (each profile that runs) or "sofia/PROFILE".
+    module: "dialplan", "directory", "acl", "certificates", "sofia" (each profile that runs) or
+    "sofia/PROFILE".
     None of them ends a call: `rescan` takes new gateways and settings, `restart` would not do.
     """
     if module in _RELOADS:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from controller import resources
-from controller.config import Config, read_secret, split_address
+from controller.config import Config, PlainPeer, read_secret, split_address
 from controller.errors import UsageError
 from controller.fleet.keys import prefix
 from controller.model import Kind
@@ -85,6 +85,7 @@ def edge_files(config: Config, name: str, password: Secret | None, folder: Path)
         "peers": [ipaddress.ip_network(network) for network in edge.peers],
         "peers_ca": bool(config.security.peers_ca),
         **_security(config, edge.sip),
+        "plain_peers": _plain_peers(config),
     }
     sips = {n: node.sip for n, node in config.nodes.items() if not node.standby}
     files = {
@@ -186,7 +187,6 @@ def _node_values(config: Config, name: str, password: Secret, folder: Path) -> d
 
 
 def _security(config: Config, sip: str) -> dict[str, Any]:
-    """plain_peers are empty where everything is in clear: nobody is an exception then."""
     security = config.security
     tls = security.signalling == "tls"
     return {
@@ -194,9 +194,18 @@ def _security(config: Config, sip: str) -> dict[str, Any]:
         "media": security.media,
         "srtp_suites": _SRTP_MANDATORY,
         "srtp": security.media != "plain",
-        "plain_peers": security.plain_peers if tls else (),
+        "plain_port": security.plain_port,
         "plain_listen": f"{_host(sip)}:{security.plain_port}",
     }
+
+
+def _plain_peers(config: Config) -> tuple[PlainPeer, ...]:
+    """Those that a Kamailio serves. It passes media and its keys through, so none where the keys
+    travel in SIP; and where all is in clear nobody is an exception."""
+    security = config.security
+    if security.signalling == "plain" or security.media == "srtp-sdes":
+        return ()
+    return security.plain_peers
 
 
 def _trunk_addresses(config: Config, name: str) -> list[str]:

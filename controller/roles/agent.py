@@ -17,6 +17,7 @@ from aiohttp import web
 from controller import metrics
 from controller.agent import snapshots
 from controller.agent.answers import REGISTRY, Answers
+from controller.agent.certificates import CertificateFiles
 from controller.agent.host_load import busy_share, read_cpu_times, read_load1
 from controller.agent.packets import watch_packets
 from controller.agent.phones import PhoneFiles
@@ -60,6 +61,10 @@ async def run(config: Config, names: Collection[str] | None, stop: asyncio.Event
                 tasks.create_task(_report(fleet, sorted(here & set(config.nodes)))),
             ]
             loops += [tasks.create_task(files.run()) for files in phones]
+            loops += [
+                tasks.create_task(CertificateFiles(config, fleet, name).run())
+                for name in sorted(here)
+            ]
             if config.media.sample_share:
                 loops += [
                     tasks.create_task(watch_packets(fleet, node))

@@ -11,15 +11,17 @@ import logging
 import os
 import secrets
 import socket
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import replace
 
 from controller import metrics
 from controller.config import Config
 from controller.errors import FleetUnreachable, StaleEpoch
 from controller.fleet.functions import Fleet, connect
+from controller.fleet.phones import FleetPhones
 from controller.fleet.state import Lease
 from controller.media.policy import Demands, judge
-from controller.model import Kind
+from controller.model import Kind, Ruling, Security
 from controller.pbx.drivers import Drivers
 from controller.pbx.hub import GreenHub
 from controller.pbx.options import OptionsProbe, probe_of
@@ -66,9 +68,9 @@ class _Crew:
         self._drivers = drivers
         self._owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._policy = policy(config)
-        demands = Demands.of(config)
-        # With everything off no node is asked anything.
-        self._judge = partial(judge, demands) if demands.strictest != "off" else None
+        self._phones = FleetPhones(fleet)
+        self._phone_versions: dict[str, int] = {}
+        self._demands = Demands.of(config)
         self._workers: dict[str, tuple[Worker, asyncio.Task[None]]] = {}
         self._away = False
 
@@ -78,6 +80,7 @@ class _Crew:
             leases = await self._fleet.claim(self._owner, LEASE_MS, self._config.nodes)
             # Each round, not once: Redis may have come back empty since the last one.
             await self._fleet.set_policy(self._policy, replace=False)
+            await self._read_phones()
         except FleetUnreachable as error:
             # The links and what they tell are kept: the next lease finds them warm.
             if not self._away:
@@ -95,6 +98,16 @@ class _Crew:
             self._employ(lease)
         LEASES.set(len(held))
 
+    async def _read_phones(self) -> None:
+        versions = await self._phones.published()
+        if versions != self._phone_versions:
+            lenient = await self._phones.lenient(versions)
+            self._demands = replace(self._demands, lenient=lenient)
+            self._phone_versions = versions
+
+    def _judge(self, legs: Sequence[Security] | None, waited_s: float) -> Ruling:
+        return judge(self._demands, legs, waited_s)
+
     def _employ(self, lease: Lease) -> None:
         known = self._workers.get(lease.node)
         if known and not known[1].done():
@@ -111,7 +124,8 @@ class _Crew:
             self._probe,
             self._owner,
             self._drivers.new,
-            self._judge,
+            # With everything off no node is asked anything.
+            self._judge if self._demands.strictest != "off" else None,
             self._config.media.sample_share,
         )
         task = asyncio.create_task(worker.run(), name=f"worker {lease.node}")

@@ -1,7 +1,8 @@
 """The steward: of all that run, one leads; it keeps the fleet's data in step with the config.
 
-The leader sets the policy, publishes the phones, forgets nodes that left the config, and tells of
-every change of a node's state, in the log and as a metric. Placement goes on without it.
+The leader sets the policy, publishes the phones, renews certificates, forgets nodes that left the
+config, and tells of every change of a node's state, in the log and as a metric. Placement goes on
+without it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from controller.fleet.functions import Fleet, connect
 from controller.fleet.state import NodeView
 from controller.model import NodeState
 from controller.roles.phone_publisher import PhonePublisher
+from controller.roles.renewal import Renewal
 from controller.routing.policy import policy
 
 ROUND_S = 0.5
@@ -32,6 +34,12 @@ CHANGES = Counter(
     "pbxctl_node_state_changes_total",
     "Changes of a node's state.",
     ["node", "state"],
+    registry=REGISTRY,
+)
+EXPIRES = Gauge(
+    "pbxctl_certificate_expires_seconds",
+    "Seconds until a certificate of pki.folder ends; the name is that of its file.",
+    ["authority", "name"],
     registry=REGISTRY,
 )
 
@@ -46,6 +54,7 @@ async def run(config: Config, stop: asyncio.Event) -> None:
     epoch: str | None = None
     before: dict[str, NodeState] = {}
     phones = PhonePublisher(config, fleet)
+    renewal = Renewal(config, EXPIRES)
     try:
         while not stop.is_set():
             try:
@@ -57,6 +66,7 @@ async def run(config: Config, stop: asyncio.Event) -> None:
                 if epoch:
                     before = tell_changes(before, await fleet.nodes())
                     await phones.step(epoch)
+                    await renewal.step()
             except StaleEpoch:
                 epoch = None
             except FleetUnreachable as error:

@@ -88,6 +88,24 @@ redis.register_function('looked', function(keys, args)
   return 1
 end)
 
+-- lenient: KEYS P; ARGV region... Names of the phones whose policy is `prefer`.
+redis.register_function {
+  function_name = 'lenient',
+  flags = { 'no-writes' },
+  callback = function(keys, args)
+    local out = {}
+    for _, region in ipairs(args) do
+      for _, blob in ipairs(redis.call('HVALS', keys[1] .. ':phones:' .. region)) do
+        local phone = cmsgpack.unpack(blob)
+        if phone.policy == 'prefer' then
+          out[#out + 1] = phone.name
+        end
+      end
+    end
+    return out
+  end,
+}
+
 -- alarms: KEYS P; ARGV limit. Returns msgpack alarms, newest first.
 redis.register_function {
   function_name = 'alarms',

@@ -14,21 +14,25 @@ import socket
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from cryptography import x509
 
 from controller.fleet.acl import USERS
 from controller.pki.authority import Pair, issue, make_authority
 from controller.pki.store import Store, open_store, renew_due
+from controller.pki.wanted import wanted
 from controller.render.files import folder_of
 from tests.lab.asterisk import Asterisk
 from tests.lab.fleet import LabFleet
 from tests.lab.freeswitch import FreeSwitch, freeswitch_binary
 from tests.lab.lab import Lab
 from tests.lab.node import write_secret
+from tests.lab.phone import Phone
 from tests.lab.rendered import put_rendered, start_kamailio, start_redis, start_stunnel
 from tests.lab.services import Program
 from tests.lab.sip import answers_options
@@ -39,7 +43,7 @@ from tests.lab.wire import listening, stretches
 
 pytestmark = pytest.mark.lab
 
-ENCRYPTED = {"signalling": "tls", "media": "srtp-sdes", "control": "tls"}
+PLAIN_PORT = 5070
 NOW = dt.datetime.now(dt.UTC)
 DAY = dt.timedelta(days=1)
 #: the caller: what c plays to the far end, and how it reaches the Kamailio
@@ -99,8 +103,15 @@ def tls_fleet(lab: Lab, nodes: dict[Asterisk | FreeSwitch, str], k: str) -> LabF
     for role in USERS:
         write_secret(users / role, secrets.token_urlsafe(24))
     host = k.split(":")[0]
+    peer = {"address": lab.address(), "reason": "a phone of the test, without TLS"}
     settings = {
-        "security": ENCRYPTED,
+        "security": {
+            "signalling": "tls",
+            "media": "srtp-sdes",
+            "control": "tls",
+            "plain_peers": [peer],
+            "plain_port": PLAIN_PORT,
+        },
         "redis": {"url": f"rediss://{lab.address()}:6379/0", "users": str(users)},
         "edges": {"k": {"region": "east", "sip": k, "redis": f"{host}:6380"}},
         "numbers": [{"prefix": "95", "service": "echo", "regions": ["east"]}],
@@ -113,7 +124,11 @@ def tls_fleet(lab: Lab, nodes: dict[Asterisk | FreeSwitch, str], k: str) -> LabF
         node |= {"user": "fleet", "sip": f"{host}:5061", "control": f"{host}:5039"}
         if node["kind"] == "freeswitch":
             node["event_socket"] = f"{host}:8021"
-    document["nodes"]["c"]["edge"] = True
+    for lab_node in nodes:
+        conf = "conf" if isinstance(lab_node, FreeSwitch) else "etc"
+        document["nodes"][lab_node.name]["folder"] = str(lab_node.folder / conf)
+    for name in {"c", "f"} & set(document["nodes"]):
+        document["nodes"][name]["edge"] = True
     fleet.config_path.write_text(yaml.safe_dump(document))
     renew_due(fleet.config, NOW)
     return fleet
@@ -342,6 +357,88 @@ def test_keys_in_an_offer_that_calls_itself_clear_are_used(world: World) -> None
     (channel,) = calls_of(world.a)
     asked = f"Action: Getvar\r\nChannel: {channel}\r\nVariable: CHANNEL(rtp,secure)\r\n"
     assert "Value: 1" in world.a.ami(asked)
+
+
+def shown(sip: str, tls: ssl.SSLContext) -> int:
+    """Serial of the certificate that a server shows to a new connection, 0 for none."""
+    host, port = sip.split(":")
+    with (
+        contextlib.suppress(OSError),
+        socket.create_connection((host, int(port)), 2) as plain,
+        tls.wrap_socket(plain, server_hostname=host) as link,
+    ):
+        return x509.load_der_x509_certificate(link.getpeercert(True) or b"").serial_number
+    return 0
+
+
+def shows(sip: str, tls: ssl.SSLContext, serial: int) -> bool:
+    return shown(sip, tls) == serial
+
+
+def test_certificates_are_renewed_under_calls_that_go_on(world: World) -> None:
+    """By the agent, everywhere; the calls' own connections carry their BYE afterwards."""
+    config, f = world.fleet.config, world.f
+    hang_up(world.a, world.c)
+    if f:
+        f.esl("api hupall")
+    world.say("to-k")
+    world.say("pbxctl-to-a")
+    if f:
+        world.say("pbxctl-to-f")
+    until(lambda: len(calls_of(world.a)) == 2, 5, "two calls on a")
+    places = {"a": world.sip("a"), "k": world.k, "c": world.sip("c")}
+    control = {"a": config.nodes["a"].control}
+    if f:
+        until(lambda: "1 total" in f.esl("api show calls"), 5, "one call on f")
+        places["f"], control["f"] = world.sip("f"), config.nodes["f"].control
+    sip = world.shows(world.of("c"))
+    link = context(world.store.ca("control"), world.of("driver", "control"), world.fleet.folder)
+    world.store.renew(wanted(config), dt.datetime.now(dt.UTC), force=True)
+
+    for name, where in places.items():
+        serial = world.of(name).certificate.serial_number
+        until(partial(shows, where, sip, serial), 20, f"{name} shows its new one")
+    for name, where in control.items():
+        serial = world.of(f"node-{name}", "control").certificate.serial_number
+        until(partial(shows, where, link, serial), 20, f"{name}'s control link does")
+
+    assert len(calls_of(world.a)) == 2
+    before = [packets(world.a, channel) for channel in calls_of(world.a)]
+    until(
+        lambda: all(
+            packets(world.a, c) > n + 50 for c, n in zip(calls_of(world.a), before, strict=True)
+        ),
+        5,
+        "audio goes on",
+    )
+    for channel in calls_of(world.c):
+        world.c.cli(f"channel request hangup {channel}")
+    until(lambda: not calls_of(world.a), 3, "a has heard the BYE")
+    if f:
+        until(lambda: "0 total" in f.esl("api show calls"), 3, "f has heard the BYE")
+    world.fleet.until_active(10)
+    good = world.shows(world.of("c"))
+    assert final_response(world.k, "9500", good, source=world.c.address) == 200
+
+
+@pytest.mark.parametrize("to", ["c", SERVERS[2]])
+def test_a_plain_peer_calls_in_by_a_pbx_that_encrypts_the_rest(world: World, to: str) -> None:
+    config = world.fleet.config
+    (peer,) = config.security.plain_peers
+    host = world.sip(to).split(":")[0]
+    hang_up(world.a, world.c)
+    with Phone(peer.address) as phone:
+        call = phone.call(f"{host}:{PLAIN_PORT}", "9500")
+        assert call.code == 200, call.response
+        (channel,) = calls_of(world.a)
+        for what in ("rtp,secure", "pjsip,secure"):
+            asked = f"Action: Getvar\r\nChannel: {channel}\r\nVariable: CHANNEL({what})\r\n"
+            assert "Value: 1" in world.a.ami(asked)
+        assert any(r.placement for r in world.fleet.ask(lambda fleet: fleet.calls("a")))
+        call.hang_up()
+    with Phone(world.lab.address()) as stranger:
+        assert stranger.call(f"{host}:{PLAIN_PORT}", "9500").code in (401, 403)
+    until(lambda: not calls_of(world.a), 5, "no call")
 
 
 def test_the_edge_places_by_redis_over_tls(world: World) -> None:

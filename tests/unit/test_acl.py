@@ -6,6 +6,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from unittest.mock import ANY
 
 import msgspec
 import pytest
@@ -19,8 +20,15 @@ from controller.errors import CommandRefused, FleetUnreachable
 from controller.fleet.acl import DATA_COMMANDS, RIGHTS, USERS, acl_file, user_of
 from controller.fleet.commands import Drain, encode
 from controller.fleet.functions import Fleet, connect
-from controller.fleet.state import Beat
-from controller.model import CallStarted, CallTruth, Placed
+from controller.fleet.phones import FleetPhones, NodePhones, PublishedPhone
+from controller.fleet.state import Attestation, Beat
+from controller.model import (
+    CallStarted,
+    CallTruth,
+    MediaPolicy,
+    PhoneRegistered,
+    Placed,
+)
 from controller.routing.policy import policy
 from tests.redis_server import RedisServer
 
@@ -103,11 +111,17 @@ async def test_each_role_does_its_work(config: Config, fleets: dict[str, Fleet])
         assert isinstance(again, Placed)
         await fleets[role].route(f"{role}-b", "eu", "1", "2", failed=again.placement)
     await driver.reconcile(lease, [CallTruth("x-gate")])
+    clear = Attestation("plain", "alarm", "a test")
+    assert await driver.attest(lease, "x-gate", clear, [10_000])
+    assert await agent.looks("a") == [(ANY, 10_000)]
+    await agent.looked("a", "call-gate", "clear", "a test")
+    assert await gate.alarms()
 
     assert await gate.call("call-gate")
     assert await gate.calls("a")
     await gate.stats()
     assert await gate.want("a", "draining") == "active"
+    assert await gate.want("a", "active") == "draining"
     await gate.command("a", "c1", encode(Drain()), True)
     await gate.command("a", "c2", encode(Drain()), True)
     assert await gate.cancel("a", "c2")
@@ -116,6 +130,18 @@ async def test_each_role_does_its_work(config: Config, fleets: dict[str, Fleet])
     await driver.done(lease, taken.id, b"{}")
     assert await gate.result("c1", 1.0) == b"{}"
     assert (await gate.presence()).leader == "s"
+    epoch = await steward.lead("steward", "s", 60_000) or ""
+    phone = PublishedPhone("1001", "A", next(iter(MediaPolicy)), "md5", "sha")
+    await FleetPhones(steward).publish(epoch, "eu", 1, [phone])
+    assert await FleetPhones(agent).published() == {"eu": 1}
+    assert await FleetPhones(agent).of_region("eu") == (1, [phone])
+    await FleetPhones(agent).acknowledge("a", NodePhones({"eu": 1}))
+    assert await FleetPhones(steward).acknowledged() == await FleetPhones(gate).acknowledged()
+    await FleetPhones(driver).told(lease, [PhoneRegistered("1001", "sip:x", 60)])
+    await FleetPhones(driver).reconcile(lease, [PhoneRegistered("1001", "sip:x", 60)])
+    assert "1001" in await FleetPhones(gate).registrations("1001")
+    assert isinstance(await fleets["edge"].route("call-home", "eu", "1", "1001"), Placed)
+    await agent.command("a", "c3", encode(Drain()), True)
     await agent.host_report("a", 0.5, 1.0)
     assert (await fleets["doctor"].presence()).drivers == ("d",)
     await fleets["doctor"].nodes()
@@ -164,8 +190,8 @@ async def test_what_nobody_may(role: str, fleets: dict[str, Fleet]) -> None:
 #: a key and a write that only some roles may
 OTHERS = {
     "policy": ("SET", "policy", {"driver", "steward"}),
-    "orders to nodes": ("RPUSH", "commands:a", {"driver", "steward", "gate"}),
-    "an order's text": ("HSET", "command:c", {"driver", "gate"}),
+    "orders to nodes": ("RPUSH", "commands:a", {"driver", "steward", "gate", "agent"}),
+    "an order's text": ("HSET", "command:c", {"driver", "gate", "agent"}),
     "leases": ("HSET", "lease:a", {"driver", "steward"}),
     "phones": ("HSET", "phones:eu", {"steward"}),
     "registrations": ("HSET", "regs:a", {"driver", "steward"}),
@@ -182,9 +208,9 @@ async def test_whose_keys_a_role_may_write(
     full = f"pbx:{{{config.fleet}}}:{key}"
     values = ("x",) if command == "SET" else ("f", "x")
     told = operator(config)
-    verdict = await told.execute_command("ACL", "DRYRUN", user_of(role), command, full, *values)
+    verdict = await told.acl_dryrun(user_of(role), command, full, *values)
     await told.aclose()
-    assert (verdict == b"OK") == (role in allowed), verdict
+    assert (verdict in (b"OK", "OK")) == (role in allowed), verdict
 
 
 @pytest.mark.parametrize("role", sorted(set(USERS) - {"steward", "agent", "driver"}))

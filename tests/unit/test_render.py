@@ -172,11 +172,24 @@ def test_a_plain_peer_opens_udp_where_it_calls(config: Config) -> None:
     peer = PlainPeer(address="198.51.100.7", reason="its gateway has no TLS")
     security = msgspec.structs.replace(config.security, plain_peers=(peer,), plain_port=5070)
     config = msgspec.structs.replace(config, security=security)
-    edge = render(config, "kam").files
-    assert "listen=udp:192.0.2.9:5070" in edge["kamailio.cfg"].text
-    assert "3 198.51.100.7 32 0" in edge["pbxctl-address.list"].text
+    assert "udp" not in render(config, "kam").files["kamailio.cfg"].text.split("modparam")[0]
+    asterisk = render(config, "ast").files["pbxctl-pjsip.conf"].text
+    assert "bind = 192.0.2.1:5070" in asterisk
+    assert "match = 198.51.100.7" in asterisk
+    freeswitch = render(config, "fs").files["pbxctl-profile.xml"].text
+    assert '<param name="sip-port" value="5070"/>' in freeswitch
+    assert '<param name="apply-inbound-acl" value="198.51.100.7/32"/>' in freeswitch
     quiet = with_node(config, "ast", edge=False)
     assert "udp" not in render(quiet, "ast").files["pbxctl-pjsip.conf"].text
+
+
+def test_a_kamailio_serves_plain_peers_where_no_keys_are_in_sip(config: Config) -> None:
+    peer = PlainPeer(address="198.51.100.7", reason="its gateway has no TLS")
+    for media, serves in (("plain", True), ("dtls-srtp", True), ("srtp-sdes", False)):
+        security = SecurityConfig(media=media, plain_peers=(peer,), plain_port=5070)  # type: ignore[arg-type]
+        files = render(msgspec.structs.replace(config, security=security), "kam").files
+        assert ("listen=udp:192.0.2.9:5070" in files["kamailio.cfg"].text) is serves
+        assert ("3 198.51.100.7 32 0" in files["pbxctl-address.list"].text) is serves
 
 
 def test_a_fleet_in_clear_needs_no_certificate(config: Config) -> None:

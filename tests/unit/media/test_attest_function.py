@@ -7,11 +7,13 @@ import pytest
 from controller.api.shapes import call_key, call_view
 from controller.errors import StaleEpoch
 from controller.fleet.functions import Fleet
+from controller.fleet.phones import FleetPhones, PublishedPhone
 from controller.fleet.state import Attestation, Lease, LegMedia
-from controller.model import CallAnswered, CallEnded, CallStarted
+from controller.model import CallAnswered, CallEnded, CallStarted, MediaPolicy
 from tests.unit.test_functions import add, fleet, place, server
 
 __all__ = ["fleet", "server"]
+REQUIRE, PREFER = MediaPolicy
 PLAIN = Attestation("plain", "alarm", "clear", legs=(LegMedia("PJSIP/1-1", False, "", True, "1"),))
 
 
@@ -81,6 +83,16 @@ async def test_a_call_without_legs_and_hostile_names(fleet: Fleet) -> None:
     assert leg.leg.isprintable() and len(leg.leg) <= 128
     assert leg.encrypted is None and leg.tls is None
     assert call_key(record) == placement.rpartition("-")[0]
+
+
+async def test_lenient_phones_are_told_by_name_alone(fleet: Fleet) -> None:
+    phones = FleetPhones(fleet)
+    assert await phones.lenient(["east"]) == frozenset()
+    epoch = await fleet.lead("steward", "me", 60_000)
+    assert epoch is not None
+    added = [PublishedPhone(n, "", p, "m", "s") for n, p in (("1", REQUIRE), ("2", PREFER))]
+    await phones.publish(epoch, "east", 1, added)
+    assert await phones.lenient(["east", "west"]) == {"2"}
 
 
 async def test_alarms_are_capped(fleet: Fleet) -> None:

@@ -115,7 +115,7 @@ async def test_an_answered_call_is_asked_about_and_written_once() -> None:
     driver, picture = ScriptedDriver(always(SECURE)), Picture()
     async with running(driver, picture) as attestor:
         attestor.heard([CallAnswered("c1")])
-        await eventually(lambda: picture.written, 1, "written")
+        await eventually(lambda: picture.written, 2, "written")
         await eventually(lambda: len(driver.asked) > 2, 2, "asked again")
     ((pbx_id, told),) = picture.written
     assert (pbx_id, told.verdict, told.action) == ("c1", "encrypted", "none")
@@ -128,9 +128,9 @@ async def test_a_clear_call_is_hung_up_though_the_picture_is_away() -> None:
     picture.away = True
     async with running(driver, picture) as attestor:
         attestor.heard([CallAnswered("c1")])
-        await eventually(lambda: driver.hung_up, 0.5, "hung up")
+        await eventually(lambda: driver.hung_up, 1, "hung up")
         picture.away = False  # and it is written down once it can be
-        await eventually(lambda: picture.written, 1, "written")
+        await eventually(lambda: picture.written, 2, "written")
     assert driver.hung_up[0] == ("c1", 57)
 
 
@@ -150,9 +150,10 @@ async def test_what_no_event_tells_is_noticed() -> None:
     driver, picture = ScriptedDriver(always(SECURE)), Picture()
     async with running(driver, picture) as attestor:
         attestor.heard([CallAnswered("c1")])
-        await eventually(lambda: picture.written, 1, "written")
+        await eventually(lambda: picture.written, 2, "written")
         driver.answer = always(CLEAR)
-        await eventually(lambda: driver.hung_up, 0.6, "hung up")
+        await eventually(lambda: driver.hung_up, 2, "hung up")
+        await eventually(lambda: len(picture.written) == 2, 1, "written")
     assert [told.verdict for _, told in picture.written] == ["encrypted", "plain"]
 
 
@@ -161,10 +162,10 @@ async def test_a_change_that_is_told_is_asked_about_at_once() -> None:
     driver.recheck_s = 60
     async with running(driver, picture) as attestor:
         attestor.heard([CallAnswered("c1")])
-        await eventually(lambda: picture.written, 1, "written")
+        await eventually(lambda: picture.written, 2, "written")
         driver.answer = always(CLEAR)
         attestor.heard([MediaChanged("c1")])
-        await eventually(lambda: driver.hung_up, 0.3, "hung up")
+        await eventually(lambda: driver.hung_up, 1, "hung up")
 
 
 async def test_a_silent_pbx_is_no_proof_but_takes_none_away_either() -> None:
@@ -172,7 +173,7 @@ async def test_a_silent_pbx_is_no_proof_but_takes_none_away_either() -> None:
     driver, picture = ScriptedDriver(always(SECURE)), Picture()
     async with running(driver, picture) as attestor:
         attestor.heard([CallAnswered("old")])
-        await eventually(lambda: picture.written, 1, "written")
+        await eventually(lambda: picture.written, 2, "written")
         driver.answer = never
         begun_s = time.monotonic()
         attestor.heard([CallAnswered("new")])
@@ -180,6 +181,31 @@ async def test_a_silent_pbx_is_no_proof_but_takes_none_away_either() -> None:
         assert 0.5 <= time.monotonic() - begun_s < 1
         await asyncio.sleep(0.8)
     assert {pbx_id for pbx_id, _ in driver.hung_up} == {"new"}
+
+
+async def test_a_leg_that_cannot_tell_while_it_ends_is_no_alarm() -> None:
+    driver, picture = ScriptedDriver(always(SECURE)), Picture()
+    async with running(driver, picture) as attestor:
+        attestor.heard([CallAnswered("c1")])
+        await eventually(lambda: picture.written, 2, "written")
+        await asyncio.sleep(0.6)  # longer than the grace after its answer
+        driver.answer = always([Security("leg", None, peer="1001")])
+        attestor.heard([MediaChanged("c1")])
+        await asyncio.sleep(0.2)
+        attestor.heard([CallEnded("c1")])
+        await asyncio.sleep(0.6)
+    assert not driver.hung_up
+    assert len(picture.written) == 1
+
+
+async def test_a_leg_that_can_no_longer_tell_is_in_clear_after_the_grace() -> None:
+    driver, picture = ScriptedDriver(always(SECURE)), Picture()
+    async with running(driver, picture) as attestor:
+        attestor.heard([CallAnswered("c1")])
+        await eventually(lambda: picture.written, 2, "written")
+        driver.answer = always([Security("leg", None, peer="1001")])
+        await eventually(lambda: driver.hung_up, 3, "hung up")
+        await eventually(lambda: picture.written[-1][1].verdict == "unknown", 1, "written")
 
 
 async def test_one_failure_is_asked_again_at_once() -> None:
@@ -196,7 +222,7 @@ async def test_one_failure_is_asked_again_at_once() -> None:
     driver.answer = second_time
     async with running(driver, picture) as attestor:
         attestor.heard([CallAnswered("c1")])
-        await eventually(lambda: picture.written, 0.3, "written")
+        await eventually(lambda: picture.written, 2, "written")
     assert picture.written[0][1].verdict == "encrypted"
 
 
@@ -234,7 +260,7 @@ async def test_the_nodes_own_list_brings_calls_and_takes_them_away() -> None:
     driver, picture = ScriptedDriver(always(SECURE)), Picture()
     async with running(driver, picture) as attestor:
         attestor.listed([CallTruth("c1", answered=True), CallTruth("ringing")])
-        await eventually(lambda: picture.written, 1, "written")
+        await eventually(lambda: picture.written, 2, "written")
         attestor.listed([])
         count = len(driver.asked)
         await asyncio.sleep(0.5)

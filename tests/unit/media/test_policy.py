@@ -28,7 +28,8 @@ def demands(phones: Demand = "require", trunk: Demand = "require", **peers: Dema
         ("require", UNTOLD, GRACE_S, "hangup"),
         ("prefer", SECURE, 0.0, "none"),
         ("prefer", CLEAR, 0.0, "alarm"),
-        ("prefer", UNTOLD, 0.0, "alarm"),
+        ("prefer", UNTOLD, 0.0, "wait"),
+        ("prefer", UNTOLD, GRACE_S, "alarm"),
         ("off", CLEAR, 9.0, "none"),
         ("off", UNTOLD, 9.0, "none"),
     ],
@@ -70,10 +71,18 @@ def test_the_first_pattern_that_fits_wins() -> None:
     assert listed.of_peer("telco") == "require"
 
 
+def test_a_phone_added_with_prefer_passes_with_an_alarm() -> None:
+    lenient = Demands("require", "require", {"1003": "require"}, frozenset({"1001", "1003"}))
+    assert judge(lenient, [CLEAR], 0).action == "alarm"
+    assert lenient.of_peer("1002") == lenient.of_peer("1003") == "require"
+    trunk = Demands("require", "off", {}, frozenset({"pbxctl-trunk", "1001"}))
+    assert (trunk.of_peer("pbxctl-trunk"), trunk.of_peer("1001")) == ("require", "off")
+
+
 def test_a_silent_pbx_is_judged_by_the_strictest_demand() -> None:
     assert judge(demands("off", "off", x="require"), None, 0).action == "wait"
     assert judge(demands("off", "off", x="require"), None, GRACE_S).action == "hangup"
-    assert judge(demands("off", "prefer"), None, 0).action == "alarm"
+    assert judge(demands("off", "prefer"), None, GRACE_S).action == "alarm"
 
 
 def test_no_leg_on_a_wire_is_nothing_to_judge() -> None:
