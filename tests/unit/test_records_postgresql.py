@@ -57,8 +57,8 @@ def server() -> Iterator[int]:
     options = f"-c listen_addresses={ADDRESS} -c port=5517 -k {folder}"
     try:
         subprocess.run([*asked, initdb, "-D", data, "-A", "trust"], check=True, capture_output=True)
-        start = [pg_ctl, "-D", data, "-o", options, "-l", folder / "log", "-w", "start"]
-        subprocess.run([*asked, *start], check=True, stdout=subprocess.DEVNULL)
+        started = [pg_ctl, "-D", data, "-o", options, "-l", folder / "log", "-w", "start"]
+        subprocess.run(asked + [str(p) for p in started], check=True, stdout=subprocess.DEVNULL)
         yield 5517
         subprocess.run([*asked, pg_ctl, "-D", data, "-m", "fast", "stop"], capture_output=True)
     finally:
