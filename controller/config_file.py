@@ -228,13 +228,13 @@ def _check_security(doc: _Document, config: Config) -> None:
             "srtp-sdes sends its keys in SIP, which security.signalling leaves in clear",
             hint="media: dtls-srtp or plain, or signalling: tls",
         )
-    if security.plain_peers and security.media == "srtp-sdes":
-        if not any(node.edge for node in config.nodes.values()):
-            raise doc.error(
-                ("security", "plain_peers"),
-                "they need a PBX that takes their media in clear and makes SRTP of it",
-                hint="set edge: true at a node; a Kamailio only passes media through",
-            )
+    bridges = any(node.edge for node in config.nodes.values())
+    if security.plain_peers and security.media == "srtp-sdes" and not bridges:
+        raise doc.error(
+            ("security", "plain_peers"),
+            "they need a PBX that takes their media in clear and makes SRTP of it",
+            hint="set edge: true at a node; a Kamailio only passes media through",
+        )
     for i, peer in enumerate(security.plain_peers):
         path = ("security", "plain_peers", str(i), "address")
         try:

@@ -45,7 +45,7 @@ RIGHTS = {
     "driver": Rights(
         functions=(
             *("claim", "release", "register", "beat", "events", "reconcile", "take", "done"),
-            *("policy", "attest", "registered", "reregister", "phones_read"),
+            *("policy", "attest", "registered", "reregister", "phones_read", "lenient"),
         ),
         reads=(*_PICTURE, "phones", "phonever", "phonefile"),
         writes=(
