@@ -17,6 +17,7 @@ import yaml
 
 from controller.config import Config, EdgeConfig, NodeConfig, RegionConfig, split_address
 from controller.errors import ConfigError
+from controller.model import Kind
 
 _NAME = re.compile(r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")
 _DNS_NAME = re.compile(r"^(\*\.)?([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?\.?){1,127}$")
@@ -245,7 +246,7 @@ def _check_security(doc: _Document, config: Config) -> None:
         for name, member in members.items():
             _check_dns_names(doc, member.names, (section, name, "names"))
     for name, node in config.nodes.items():
-        _check_event_socket(doc, node, ("nodes", name, "event_socket"))
+        _check_event_socket(doc, node, security.control == "tls", ("nodes", name, "event_socket"))
 
 
 def _check_redis(doc: _Document, config: Config) -> None:
@@ -270,7 +271,7 @@ def _check_dns_names(doc: _Document, names: tuple[str, ...], path: tuple[str, ..
             raise doc.error((*path, str(i)), f"{dns!r} is no DNS name", hint="as in pbx1.example")
 
 
-def _check_event_socket(doc: _Document, node: NodeConfig, path: tuple[str, ...]) -> None:
+def _check_event_socket(doc: _Document, node: NodeConfig, tls: bool, path: tuple[str, ...]) -> None:
     _address(doc, node.event_socket, path)
     host = split_address(node.event_socket)[0]
     try:
@@ -279,6 +280,12 @@ def _check_event_socket(doc: _Document, node: NodeConfig, path: tuple[str, ...])
         loopback = False
     if not loopback:
         raise doc.error(path, f"{host} is not loopback", hint="stunnel listens on `control`")
+    if tls and node.kind is Kind.FREESWITCH and node.control == node.event_socket:
+        raise doc.error(
+            path,
+            f"{node.control} is `control` too, where stunnel listens",
+            hint="give `control` another port, as 8022, or set security.control to plain",
+        )
 
 
 def _check_networks(doc: _Document, networks: tuple[str, ...], path: tuple[str, ...]) -> None:

@@ -18,10 +18,12 @@ from controller.cli.session import Session
 from controller.config import split_address
 from controller.config_file import parse
 from controller.errors import PbxctlError, UsageError
+from controller.fleet.acl import USERS
 from controller.pki.store import renew_due
 
-CONTROL_PORT = {"asterisk": 5038, "freeswitch": 8021}
-SIP_PORT = 5060
+#: those of TLS: AMI's own, and stunnel's before the event socket
+CONTROL_PORT = {"asterisk": 5039, "freeswitch": 8022}
+SIP_PORT = 5061
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 HEAD = """\
@@ -34,7 +36,8 @@ fleet: {fleet}
 regions:
 """
 NODES = """
-# sip: where calls are sent. control: AMI (Asterisk) or the event socket (FreeSWITCH).
+# sip: where calls are sent, by TLS; phones register at the next port. control: AMI (Asterisk), or
+# stunnel before the event socket (FreeSWITCH).
 # calls_max: calls that placement gives it at most; without it the PBX's own limit counts.
 nodes:
 """
@@ -54,6 +57,9 @@ placement:
 
 # Without a url, `pbxctl up` keeps a private redis-server in state_dir.
 """
+
+
+REDIS = "# redis: {url: rediss://…, users: secrets/redis}\n"
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,8 @@ def config_text(fleet: str, nodes: tuple[First, ...], redis_url: str, state_dir:
             f"    password_file: secrets/{node.name}\n    calls_max: 100\n"
         )
     text += TAIL
-    text += f'redis: {{url: "{redis_url}"}}\n' if redis_url else "# redis: {url: redis://…}\n"
+    users = ", users: secrets/redis" if redis_url.startswith("rediss://") else ""
+    text += f'redis: {{url: "{redis_url}"{users}}}\n' if redis_url else REDIS
     return text + f"\n# Sockets, the private Redis and what `pbxctl render` writes.\n{state_dir}\n"
 
 
@@ -197,7 +204,13 @@ def write(file: Path, text: str, nodes: tuple[First, ...]) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for node in nodes:
             _create(folder / node.name, secrets.token_urlsafe(24) + "\n", 0o600)
-        renew_due(parse(text, str(file)), dt.datetime.now(dt.UTC))
+        config = parse(text, str(file))
+        if config.redis.users:
+            users = config.path(config.redis.users)
+            users.mkdir(exist_ok=True, mode=0o700)
+            for role in USERS:
+                _create(users / role, secrets.token_urlsafe(24) + "\n", 0o600)
+        renew_due(config, dt.datetime.now(dt.UTC))
         if not _create(file, text, 0o644):
             raise UsageError(f"{file} is there already and stays as it is", hint="edit it")
     except OSError as error:

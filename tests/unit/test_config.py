@@ -30,7 +30,7 @@ nodes:
     kind: freeswitch
     region: west
     sip: "[2001:db8::1]:5060"
-    control: 127.0.0.1:8021
+    control: 127.0.0.1:8022
     password_file: secret
 edges:
   kamailio: {region: east, sip: 192.0.2.9:5060}
@@ -122,6 +122,8 @@ def test_a_whole_config(folder: Path) -> None:
          "redis.users", "password_file"),
         ("east-1:", "redis:", 6, "nodes.redis", "name of the server"),
         ("calls_max: 10", "phones: 192.0.2.1:5038", 12, "nodes.east-1.phones", "taken by east-1"),
+        ("127.0.0.1:8022", "127.0.0.1:8021", 13, "nodes.west-1.event_socket",
+         "stunnel listens"),
         ("calls_max: 10", "names: ['not a name']", 12, "nodes.east-1.names.0", "no DNS name"),
         ("kamailio:", "east-1:", 20, "edges.east-1", "name already"),
         ("fleet: main", "fleet: main\nplacement: {silent_after_s: 5}", 2,

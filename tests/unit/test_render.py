@@ -24,7 +24,7 @@ fleet: demo
 regions: {eu: {}, us: {}}
 nodes:
   ast: {kind: asterisk, region: eu, sip: "192.0.2.1:5060", control: "127.0.0.1:5038", password_file: pw, edge: true}
-  fs: {kind: freeswitch, region: us, sip: "192.0.2.2:5060", control: "127.0.0.1:8021", password_file: pw, edge: true}
+  fs: {kind: freeswitch, region: us, sip: "192.0.2.2:5060", control: "127.0.0.1:8022", password_file: pw, edge: true}
 edges:
   kam: {region: eu, sip: "192.0.2.9:5060", peers: [198.51.100.0/24]}
 numbers:

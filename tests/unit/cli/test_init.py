@@ -40,8 +40,8 @@ def test_nodes_by_flags(bare: Pbxctl, tmp_path: Path) -> None:
     config = load(tmp_path / "pbxctl.yaml")
     assert config.fleet == "q"
     assert config.redis.url == "redis://192.0.2.9"
-    assert config.nodes["p1"].control == "192.0.2.1:5038"
-    assert config.nodes["p2"].control == "[2001:db8::1]:8021"
+    assert config.nodes["p1"].control == "192.0.2.1:5039"
+    assert config.nodes["p2"].control == "[2001:db8::1]:8022"
     assert config.nodes["p2"].region == "main"
 
 

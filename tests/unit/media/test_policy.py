@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.config import Demand
+from controller.config import Config, Demand, MediaConfig, NodeConfig
 from controller.media.policy import CAUSE_NOT_SECURE, GRACE_S, Demands, judge
-from controller.model import Ruling, Security
+from controller.model import Kind, Ruling, Security
 
 SECURE = Security("PJSIP/1001-1", True, peer="1001")
 CLEAR = Security("PJSIP/1001-1", False, peer="1001")
@@ -96,3 +96,20 @@ def test_under_require_a_call_goes_on_only_if_every_leg_is_encrypted(
     ruling = judge(demands(), [Security("x", leg, peer="x") for leg in legs], waited_s)
     assert (ruling.action == "none") == all(legs)
     assert ruling.action != "wait" or waited_s < GRACE_S
+
+
+@pytest.mark.parametrize(("own", "demand"), [({}, "off"), ({"pbxctl-*": "prefer"}, "prefer")])
+def test_plain_peers_are_let_be_unless_the_config_says_otherwise(
+    own: dict[str, Demand], demand: Demand
+) -> None:
+    node = NodeConfig(
+        kind=Kind.ASTERISK,
+        region="eu",
+        sip="192.0.2.1:5061",
+        control="192.0.2.1:5039",
+        password_file="pw",
+    )
+    media = MediaConfig(peers=own)
+    found = Demands.of(Config(fleet="f", nodes={"a": node}, regions={}, media=media))
+    assert found.of_peer("pbxctl-plain") == demand
+    assert found.of_peer("1001") == "require"
