@@ -222,8 +222,9 @@ end
 
 -- Puts the node where its state belongs: the index, the full set or neither. Needs count_calls.
 local function refresh(P, node, pol, now)
-  local place = ''
-  if not unfit(node, pol, now) then
+  local place, reason = '', unfit(node, pol, now)
+  -- A settling node needs no word from its driver to be fit: it waits in the index.
+  if not reason or reason == 'settling' then
     place = (node.live + node.reserved < node.calls_max) and 'idx' or 'full'
   end
   local index, full = P .. ':idx:' .. node.region, P .. ':full:' .. node.region

@@ -82,7 +82,8 @@ local function candidates(P, region, pol, now, share, tried, dry)
     for i = 1, #names, 2 do
       local name = names[i]
       local node = read_indexed(P, name)
-      if not node or unfit(node, pol, now) then
+      local reason = not node and 'unknown' or unfit(node, pol, now)
+      if reason and reason ~= 'settling' then
         if not dry then
           redis.call('ZREM', index, name)
           if node then
@@ -90,7 +91,7 @@ local function candidates(P, region, pol, now, share, tried, dry)
           end
           dropped = dropped + 1
         end
-      elseif not tried[name] then
+      elseif not reason and not tried[name] then
         if dry then
           node.live = redis.call('HLEN', P .. ':live:' .. name)
           node.reserved = redis.call('ZCOUNT', P .. ':resv:' .. name, now, '+inf')
