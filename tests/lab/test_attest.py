@@ -90,7 +90,12 @@ def test_a_clear_call_is_hung_up_within_a_second_and_says_why(lab: Lab, kind: st
         assert outcome.ended_by == "peer"
         assert f"cause={CAUSE_NOT_SECURE}" in outcome.reason
         (alarm,) = until(lambda: fleet.ask(lambda door: door.alarms()), 2, "an alarm")
-        record = fleet.ask(lambda door: door.call(alarm.call))
+
+        def ended() -> CallRecord | None:
+            now = fleet.ask(lambda door: door.call(alarm.call))
+            return now if now and now.state == "ended" else None
+
+        record = until(ended, 2, "ended in the record")
         assert record is not None and record.security is not None
         assert record.cause == CAUSE_NOT_SECURE
         assert (record.security.verdict, record.security.action) == ("plain", "hangup")
