@@ -87,6 +87,7 @@ class Worker:
         self.name = lease.node
         self.config = config
         self._secret_file = secret_file
+        self._secret_seen = (0, 0)
         self._probe = probe
         self._owner = owner
         self._new_driver = new_driver
@@ -151,8 +152,7 @@ class Worker:
         """A wrong password is shown, not tried again: until its file is another one."""
         LOGIN_REFUSED.labels(self.name).inc()
         self._tell_problem(error.message)
-        before = self._secret_stamp()
-        while self._secret_stamp() == before:
+        while self._secret_stamp() == self._secret_seen:
             await self._pause(SECRET_POLL_S)
 
     def _secret_stamp(self) -> tuple[int, int]:
@@ -163,6 +163,7 @@ class Worker:
         return (stat.st_mtime_ns, stat.st_ino)
 
     async def _connection(self) -> None:
+        self._secret_seen = self._secret_stamp()
         driver = self._new_driver(self.config, read_secret(self._secret_file))
         self._driver = driver
         if self._judge:
