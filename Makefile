@@ -13,7 +13,7 @@ demo: setup
 	@$(PYTHON) -m tests.lab.demo
 
 test: setup lint
-	@$(PYTHON) -m pytest $(PYTEST_ARGS)
+	@$(PYTHON) -m pytest -n 3 --dist loadfile $(PYTEST_ARGS)
 
 lint: setup
 	@ruff check .
