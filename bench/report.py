@@ -1,6 +1,8 @@
-"""Writes docs/performance.md from the JSON of `python -m bench all --json`.
+"""Writes docs/performance.md from the JSON that `python -m bench` printed.
 
-python -m bench.report FILE > docs/performance.md     FILE: the whole output, or its last line
+python -m bench.report FILE... > docs/performance.md
+
+A FILE is the output of `bench all --json`, or of one bench each.
 """
 
 from __future__ import annotations
@@ -61,11 +63,26 @@ def _shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
+def joined(outputs: list[dict[str, Any]]) -> dict[str, Any]:
+    """One document of what `bench all` or single benches printed."""
+    if len(outputs) == 1 and "benches" in outputs[0]:
+        return outputs[0]
+    last = max(outputs, key=lambda each: str(each["date"]))
+    commits = sorted({str(each["commit"]) for each in outputs})
+    return {
+        "command": "python -m bench NAME --json",
+        "commit": ", ".join(commits),
+        "load_average_1m": ", ".join(f"{o['bench']} {o['load_average_1m']}" for o in outputs),
+        "benches": {each["bench"]: each for each in outputs},
+    } | {key: last[key] for key in ("machine", "date")}
+
+
 def main() -> int:
-    if len(sys.argv) != 2:
+    if len(sys.argv) < 2:
         print(__doc__, file=sys.stderr)
         return 2
-    print(markdown(json.loads(Path(sys.argv[1]).read_text().splitlines()[-1])), end="")
+    outputs = [json.loads(Path(file).read_text().splitlines()[-1]) for file in sys.argv[1:]]
+    print(markdown(joined(outputs)), end="")
     return 0
 
 
