@@ -15,7 +15,7 @@ from typing import Any
 _HEAD = """# Performance, as measured
 
 Written by `python -m bench.report` from what `{command}` printed; nothing here is typed in.
-How each figure is taken, and its limits: [bench/README.md](../bench/README.md).
+How each figure is taken, its limits, and why a goal is missed: [bench/README.md](../bench/README.md).
 
 | | |
 |---|---|

@@ -41,7 +41,7 @@ from tests.lab.tls_sip import GOOD_SDP, KEY, context, final_response, invite, lo
 from tests.lab.until import until
 from tests.lab.wire import listening, stretches
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.alone]
 
 PLAIN_PORT = 5070
 NOW = dt.datetime.now(dt.UTC)

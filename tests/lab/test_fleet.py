@@ -21,7 +21,7 @@ from tests.lab.node import write_secret
 from tests.lab.services import Redis
 from tests.lab.until import until
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.alone]
 
 
 @pytest.fixture

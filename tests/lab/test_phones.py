@@ -16,7 +16,7 @@ from tests.lab.services import Redis
 from tests.lab.until import until
 from tests.lab.wire import listening, stretches
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.alone]
 
 LOW_HZ, HIGH_HZ = 440, 950
 

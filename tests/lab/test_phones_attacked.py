@@ -16,7 +16,7 @@ from tests.lab.phone_fleet import PhoneFleet
 from tests.lab.register import Answer, Registrar
 from tests.lab.until import until
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.alone]
 HOSTILE = 'Robert"\nauth = other\n[evil](pbxctl-phone)\r\n;{a=b}${SHELL(id)}<sip:x>' + "é" * 4000
 
 

@@ -13,7 +13,7 @@ from tests.lab.phone_fleet import PhoneFleet
 from tests.lab.test_phones import HIGH_HZ, LOW_HZ, assert_they_talk
 from tests.lab.wire import listening, stretches
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.alone]
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from tests.lab.freeswitch import ESL_PORT, FreeSwitch
 from tests.lab.lab import Lab
 from tests.lab.until import until
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.alone]
 
 EXACT_WITHIN_S = 10
 #: more than FreeSWITCH's queue of 100,000 and both socket buffers hold

@@ -20,7 +20,7 @@ from tests.lab.freeswitch import FreeSwitch
 from tests.lab.lab import Lab
 from tests.lab.until import until
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.alone]
 
 
 class Up:

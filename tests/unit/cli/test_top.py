@@ -31,6 +31,7 @@ from tests.gate_server import Stand
 from tests.unit.cli.conftest import Pbxctl
 
 ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.alone
 
 
 def node(name: str, **fields: object) -> NodeView:
