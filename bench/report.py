@@ -15,7 +15,8 @@ from typing import Any
 _HEAD = """# Performance, as measured
 
 Written by `python -m bench.report` from what `{command}` printed; nothing here is typed in.
-How each figure is taken, its limits, and why a goal is missed: [bench/README.md](../bench/README.md).
+How each figure is taken, its limits, and why a goal is missed:
+[bench/README.md](../bench/README.md).
 
 | | |
 |---|---|
