@@ -88,6 +88,7 @@ class Worker:
         self.config = config
         self._secret_file = secret_file
         self._secret_seen = (0, 0)
+        self._secret_taken: tuple[int, int] | None = None
         self._probe = probe
         self._owner = owner
         self._new_driver = new_driver
@@ -123,7 +124,11 @@ class Worker:
                 try:
                     await self._connection()
                 except LoginRefused as error:
-                    await self._refused(error)
+                    if self._secret_seen == self._secret_taken:
+                        # It was right a moment ago: the PBX is starting, not the secret wrong.
+                        self._tell_problem(error.message)
+                    else:
+                        await self._refused(error)
                 except PbxctlError as error:
                     self._tell_problem(error.message)
                 await self._link_down()
@@ -170,6 +175,7 @@ class Worker:
             self._attestor = Attestor(self.name, self._judge, self._attest, self._sample_share)
         try:
             self._facts = await driver.connect()
+            self._secret_taken = self._secret_seen
             self._problem = ""
             LINK_UP.labels(self.name).set(1)
             log.info("node %s: linked, version %s", self.name, self._facts.version)
@@ -327,10 +333,9 @@ class Worker:
     async def _compares(self, driver: Driver) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(
-                    self._compare_now.wait(),
-                    COMPARE_S * random.uniform(0.8, 1.0),  # noqa: S311
-                )
+                # Not wait_for: before Python 3.12 it drops a cancellation that meets the event.
+                async with asyncio.timeout(COMPARE_S * random.uniform(0.8, 1.0)):  # noqa: S311
+                    await self._compare_now.wait()
             self._compare_now.clear()
             if self.lease and self._registered:
                 try:

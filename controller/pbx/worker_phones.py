@@ -69,8 +69,10 @@ class Registrations:
         self._told.clear()
         self._compare_soon()
         while True:
+            # Not wait_for: before Python 3.12 it drops a cancellation that meets the event.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), max(0, self._compare_at_s - _now_s()))
+                async with asyncio.timeout(max(0, self._compare_at_s - _now_s())):
+                    await self._wake.wait()
             self._wake.clear()
             if self._lease is None:
                 await asyncio.sleep(SETTLE_S)
