@@ -97,7 +97,6 @@ class Worker:
         self._attestor: Attestor | None = None
         self._live = LiveSet()
         self._phones = Registrations(fleet, lease.node, config.kind)
-        self._driver: Driver | None = None
         self._facts: NodeFacts | None = None
         self._load = LoadSample()
         self._want = "standby" if config.standby else "active"
@@ -170,7 +169,6 @@ class Worker:
     async def _connection(self) -> None:
         self._secret_seen = self._secret_stamp()
         driver = self._new_driver(self.config, read_secret(self._secret_file))
-        self._driver = driver
         if self._judge:
             self._attestor = Attestor(self.name, self._judge, self._attest, self._sample_share)
         try:
@@ -199,7 +197,6 @@ class Worker:
             raise errors.exceptions[0] from None
         finally:
             BAD_EVENTS.labels(self.name).inc(driver.bad_events)
-            self._driver = None
             await driver.close()
 
     async def _link_down(self) -> None:

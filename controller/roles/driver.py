@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import secrets
-import socket
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -18,6 +15,7 @@ from controller import metrics
 from controller.config import Config
 from controller.errors import FleetUnreachable, StaleEpoch
 from controller.fleet.functions import Fleet, connect
+from controller.fleet.keys import new_owner
 from controller.fleet.phones import FleetPhones
 from controller.fleet.state import Lease
 from controller.media.policy import Demands, judge
@@ -66,7 +64,7 @@ class _Crew:
         self._fleet = fleet
         self._probe = probe
         self._drivers = drivers
-        self._owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._owner = new_owner()
         self._policy = policy(config)
         self._phones = FleetPhones(fleet)
         self._phone_versions: dict[str, int] = {}

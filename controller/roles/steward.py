@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import secrets
-import socket
 
 from prometheus_client import Counter, Gauge
 
@@ -19,6 +16,7 @@ from controller import metrics
 from controller.config import Config
 from controller.errors import FleetUnreachable, StaleEpoch
 from controller.fleet.functions import Fleet, connect
+from controller.fleet.keys import new_owner
 from controller.fleet.state import NodeView
 from controller.model import NodeState
 from controller.roles.phone_publisher import PhonePublisher
@@ -50,7 +48,7 @@ async def run(config: Config, stop: asyncio.Event) -> None:
     """Stands for election and leads, until `stop` is set."""
     fleet = Fleet(connect(config, "steward"), config.fleet)
     server = await metrics.serve_role(config, "steward", REGISTRY)
-    owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    owner = new_owner()
     epoch: str | None = None
     before: dict[str, NodeState] = {}
     phones = PhonePublisher(config, fleet)
