@@ -14,7 +14,8 @@ ROOT=$CACHE/asterisk-root
 VENV=$HERE/.venv
 HOST_PACKAGES=(
   ca-certificates debootstrap iproute2 kamailio kamailio-redis-modules kamailio-tls-modules
-  kamailio-utils-modules nftables openssl procps prometheus python3-venv redis-server stunnel4
+  ffmpeg kamailio-utils-modules nftables openssl procps prometheus python3-venv redis-server
+  softhsm2 stunnel4
 )
 ROOT_SUITE=forky
 ROOT_PACKAGES=asterisk,asterisk-core-sounds-en-wav,sip-tester,baresip-core

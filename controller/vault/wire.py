@@ -1,0 +1,90 @@
+"""What an agent and a vault say to each other: frames of many recordings in one request.
+
+POST /v1/ingest carries a msgpack list of frames; the answer is a msgpack list of acks, one for
+each recording that was named, in any order. Everything may be said twice: a lost answer is
+answered the same again. An agent may forget a chunk once an ack's `next` is beyond it, and never
+before: the vault has then synced it to its store and read it back.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+#: bytes of one request at most; a vault refuses more with 413
+REQUEST_MAX_BYTES = 16 << 20
+
+
+class Outcome(StrEnum):
+    """COMPLETE: sealed to its last byte. PARTIAL: what could be salvaged after a crash."""
+
+    COMPLETE = "complete"
+    PARTIAL = "partial"
+
+
+class Begin(msgspec.Struct, frozen=True, tag="begin"):
+    """The first of a recording. header, envelope, prologue: as docs/vault-format.md says."""
+
+    recording: str
+    header: bytes
+    envelope: bytes
+    prologue: bytes
+
+
+class Chunks(msgspec.Struct, frozen=True, tag="chunks"):
+    """Sealed chunks `first`, `first + 1`, … end to end; all whole, but for the stream's last."""
+
+    recording: str
+    first: int
+    data: bytes
+
+
+class End(msgspec.Struct, frozen=True, tag="end"):
+    """No more comes. chunks: how many there are; plain_bytes: of audio in them.
+
+    call_ms: how long the call was up beside the recording, None where nobody knows.
+    """
+
+    recording: str
+    chunks: int
+    plain_bytes: int
+    outcome: Outcome
+    reason: str = ""
+    call_ms: int | None = None
+
+
+Frame = Begin | Chunks | End
+
+
+class State(StrEnum):
+    """UNKNOWN: say Begin first. REFUSED: never to be sent again; `reason` tells why."""
+
+    OPEN = "open"
+    ENDED = "ended"
+    UNKNOWN = "unknown"
+    REFUSED = "refused"
+
+
+class Ack(msgspec.Struct, frozen=True):
+    """next: the first chunk that the vault does not hold yet."""
+
+    recording: str
+    next: int
+    state: State
+    reason: str = ""
+
+
+_FRAMES = msgspec.msgpack.Decoder(list[Frame])
+_ACKS = msgspec.msgpack.Decoder(list[Ack])
+encode = msgspec.msgpack.Encoder().encode
+
+
+def frames(body: bytes) -> list[Frame]:
+    """Raises msgspec.DecodeError for anything but a list of frames."""
+    return _FRAMES.decode(body)
+
+
+def acks(body: bytes) -> list[Ack]:
+    """Raises msgspec.DecodeError for anything but a list of acks."""
+    return _ACKS.decode(body)
