@@ -327,10 +327,14 @@ def test_who_has_no_certificate_of_the_fleet_is_refused(world: World, to: str) -
     assert final_response(world.sip(to), "9500", good, source=world.c.address) == 200
 
 
+FINGERPRINT = "setup:actpass\nfingerprint:sha-256 " + ":".join(["A5"] * 32)
 BAD_OFFERS = {
     "in clear": ("RTP/AVP", ""),
     "in clear with feedback": ("RTP/AVPF", ""),
+    "in clear with a fingerprint": ("RTP/AVP", FINGERPRINT),
     "without keys": ("RTP/SAVP", ""),
+    "without keys, with a fingerprint": ("RTP/SAVP", FINGERPRINT),
+    "of DTLS": ("UDP/TLS/RTP/SAVP", FINGERPRINT),
     "of an unknown suite": ("RTP/SAVP", f"1 AES_512_CM_HMAC_SHA3_99 inline:{KEY}"),
     "of a suite that is too weak": ("RTP/SAVP", f"1 AES_CM_128_NULL_AUTH inline:{KEY}"),
     "with a short key": ("RTP/SAVP", "1 AES_CM_128_HMAC_SHA1_80 inline:c2hvcnQ="),

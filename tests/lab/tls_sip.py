@@ -53,7 +53,8 @@ def invite(
     """Status and text of the final response to one INVITE; 0 when the far end refuses to talk, by
     TLS or by silence.
 
-    sdp: what is offered, media transport and values of a=crypto, one a line. tls: None for plain
+    sdp: what is offered, media transport and values of a=crypto, one a line; a line of a=setup or
+    a=fingerprint stands whole. tls: None for plain
     TCP. An answered call is left to its timers.
     """
     host, port = sip.rsplit(":", 1)
@@ -81,7 +82,7 @@ def _ask(
     body = (
         f"v=0\r\no=- 1 1 IN IP4 {here}\r\ns=-\r\nc=IN IP4 {here}\r\nt=0 0\r\n"
         f"m=audio 40000 {media} 8\r\na=rtpmap:8 PCMA/8000\r\n"
-        + "".join(f"a=crypto:{line}\r\n" for line in crypto.splitlines())
+        + "".join(f"a={_attribute(line)}\r\n" for line in crypto.splitlines())
     )
     tag, call = secrets.token_hex(4), secrets.token_hex(8)
     top = (
@@ -107,6 +108,10 @@ def _ask(
             text = seen[found.start() :].decode(errors="replace")
             if int(found[1]) >= 200 and _is_whole(text):
                 return int(found[1]), text
+
+
+def _attribute(line: str) -> str:
+    return line if line.startswith(("setup:", "fingerprint:")) else f"crypto:{line}"
 
 
 def _is_whole(text: str) -> bool:
