@@ -64,7 +64,7 @@ class PhoneFleet(LabFleet):
                 if isinstance(node, FreeSwitch):
                     told["event_socket"] = f"{node.address}:8021"
         if encrypted:
-            document["security"] = ENCRYPTED
+            document["security"] = ENCRYPTED | (settings or {}).get("security", {})
         self.config_path.write_text(yaml.safe_dump(document))
         if encrypted:
             renew_due(self.config, dt.datetime.now(dt.UTC))

@@ -37,7 +37,7 @@ from tests.lab.rendered import put_rendered, start_kamailio, start_redis, start_
 from tests.lab.services import Program
 from tests.lab.sip import answers_options
 from tests.lab.sipp import speech_file
-from tests.lab.tls_sip import GOOD_SDP, KEY, context, final_response, invite, load_pair
+from tests.lab.tls_sip import FINGERPRINT, GOOD_SDP, KEY, context, final_response, invite, load_pair
 from tests.lab.until import until
 from tests.lab.wire import listening, stretches
 
@@ -327,7 +327,6 @@ def test_who_has_no_certificate_of_the_fleet_is_refused(world: World, to: str) -
     assert final_response(world.sip(to), "9500", good, source=world.c.address) == 200
 
 
-FINGERPRINT = "setup:actpass\nfingerprint:sha-256 " + ":".join(["A5"] * 32)
 BAD_OFFERS = {
     "in clear": ("RTP/AVP", ""),
     "in clear with feedback": ("RTP/AVPF", ""),

@@ -9,12 +9,14 @@ import pytest
 
 from controller.api.shapes import call_key
 from controller.fleet.state import LegMedia
+from controller.pki.store import open_store
 from tests.lab.asterisk import Asterisk
 from tests.lab.baresip import Baresip
 from tests.lab.freeswitch import FreeSwitch
 from tests.lab.lab import Lab
 from tests.lab.phone_fleet import PhoneFleet
 from tests.lab.test_phones import HIGH_HZ, LOW_HZ, assert_they_talk
+from tests.lab.tls_sip import FINGERPRINT, GOOD_SDP, context, final_response, load_pair
 from tests.lab.until import until
 from tests.lab.wire import listening, stretches
 
@@ -101,3 +103,30 @@ def test_phones_of_freeswitch_and_asterisk_talk_and_nobody_listens(lab: Lab) -> 
             (high, "1001", low),
         ):
             assert_attested(fleet, caller, number, called)
+
+
+def test_with_dtls_the_keys_are_in_nobodys_sip(lab: Lab) -> None:
+    """Two nodes of Asterisk; config_file.py refuses FreeSWITCH, and says why."""
+    nodes: dict[Asterisk | FreeSwitch, str] = {
+        lab.asterisk("a"): "east",
+        lab.asterisk("b"): "west",
+    }
+    dtls = {"security": {"media": "dtls-srtp"}}
+    with PhoneFleet(lab, nodes, lab.redis(), encrypted=True, settings=dtls) as fleet:
+        fleet.begin()
+        low = fleet.phone("1001", "east", tone_hz=LOW_HZ)
+        high = fleet.phone("2002", "west", tone_hz=HIGH_HZ)
+        addresses = [n.address for n in (*fleet.nodes.values(), low, high)]
+        with listening(fleet.lab.run, addresses) as seen:
+            assert_they_talk(low, "2002", high)
+        assert len(seen.media()) > 100
+        assert seen.readable(stretches(low.said) | stretches(high.said)) == 0
+        assert "inline:" not in low.log_end(2000) + high.log_end(2000)
+        assert_attested(fleet, high, "1001", low)
+        store, node = open_store(fleet.config), fleet.nodes["b"]
+        pair = load_pair(store.folder / "sip" / "b.pem", store.folder / "sip" / "b.key")
+        peer = context(store.ca("sip"), pair, fleet.folder)
+        a = fleet.config.nodes["a"].sip
+        for offer in (("RTP/AVP", ""), ("RTP/AVP", FINGERPRINT), GOOD_SDP):
+            code = final_response(a, "9500", peer, source=node.address, sdp=offer)
+            assert code == 488, offer

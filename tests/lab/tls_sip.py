@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from controller.pki.authority import Pair
 
 KEY = "WVNfX19zZW1jdGwgKCkgewkyMjA7fQp9CnVubGVz"  # RFC 4568, 9.1: 30 octets
+FINGERPRINT = "setup:actpass\nfingerprint:sha-256 " + ":".join(["A5"] * 32)
 GOOD_SDP = ("RTP/SAVP", f"1 AES_CM_128_HMAC_SHA1_80 inline:{KEY}")
 
 
