@@ -366,7 +366,7 @@ DOWNGRADES = ("in clear", "in clear with a fingerprint", "without keys", "with a
 @pytest.mark.parametrize("offer", DOWNGRADES)
 @pytest.mark.parametrize("to", SERVERS)
 def test_a_call_cannot_be_made_clear_later(world: World, to: str, offer: str) -> None:
-    """By a re-INVITE of a peer of the fleet: refused, and the call goes on with its keys. FreeSWITCH
+    """By a re-INVITE of a peer of the fleet: refused, and the call keeps its keys. FreeSWITCH
     takes a key that is too short; the attestation then ends the call."""
     good = world.shows(world.of("c"))
     with Dialogue(world.sip(to), "9500", good, source=world.c.address) as call:
