@@ -249,13 +249,6 @@ class Fleet:
             raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
         return raw
 
-    async def read_field(self, key: str, field: str) -> bytes | None:
-        try:
-            value: bytes | None = await self.client.hget(f"{self._prefix}:{key}", field)  # type: ignore[assignment]
-        except (RedisError, OSError) as error:
-            raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
-        return value
-
     async def write_hash(self, key: str, field: str, value: bytes) -> None:
         try:
             await _heeding(self.client.hset(f"{self._prefix}:{key}", field, value))

@@ -32,6 +32,7 @@ from controller.errors import (
 )
 from controller.fleet import commands
 from controller.fleet.commands import CommandResult
+from controller.fleet.files import NodeFiles
 from controller.fleet.functions import Fleet
 from controller.fleet.reconcile import LiveSet
 from controller.fleet.state import Attestation, Beat, Lease
@@ -40,6 +41,7 @@ from controller.pbx.attestor import Attestor, Judge
 from controller.pbx.base import Driver
 from controller.pbx.carry_out import carry_out
 from controller.pbx.options import OptionsProbe
+from controller.pbx.worker_files import read_written
 from controller.pbx.worker_metrics import (
     BAD_EVENTS,
     DRIFT,
@@ -96,7 +98,7 @@ class Worker:
         self._sample_share = sample_share
         self._attestor: Attestor | None = None
         self._live = LiveSet()
-        self._phones = Registrations(fleet, lease.node, config.kind)
+        self._phones = Registrations(fleet, lease.node)
         self._facts: NodeFacts | None = None
         self._load = LoadSample()
         self._want = "standby" if config.standby else "active"
@@ -189,7 +191,7 @@ class Worker:
                 group.create_task(self._probes())
                 group.create_task(self._commands(driver))
                 group.create_task(self._phones.watch(driver))
-                group.create_task(self._phones.read_files(driver))
+                group.create_task(self._read_written(driver))
                 if self._attestor:
                     group.create_task(self._attestor.run(driver))
         except BaseExceptionGroup as errors:
@@ -198,6 +200,10 @@ class Worker:
         finally:
             BAD_EVENTS.labels(self.name).inc(driver.bad_events)
             await driver.close()
+
+    async def _read_written(self, driver: Driver) -> None:
+        files = NodeFiles(self.fleet, self.name)
+        await read_written(files, self.config.kind, lambda: self.lease, driver)
 
     async def _link_down(self) -> None:
         LINK_UP.labels(self.name).set(0)
