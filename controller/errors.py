@@ -10,6 +10,8 @@
     │   ├── FleetUnreachable   3  Redis does not answer, or has no function library
     │   ├── RecordsUnreachable 3  SQL does not answer, or cannot write
     │   └── StoreUnreachable   3  recordings cannot be stored or read: disk, folder or S3
+    ├── VaultError             1  a recording, its header or its keys are not as they must be
+    │   └── Tampered           4  sealed bytes that nobody sealed so: names the chunk
     └── Refused                4  the other side understood, and said no
         ├── LoginRefused       4  wrong user, password or address list
         ├── CommandRefused     4  the PBX answered -ERR or Response: Error
@@ -76,6 +78,24 @@ class RecordsUnreachable(Unreachable):
 
 class StoreUnreachable(Unreachable):
     pass
+
+
+class VaultError(PbxctlError):
+    pass
+
+
+class Tampered(VaultError):
+    """Sealed bytes were altered, cut, moved, or belong to something else.
+
+    chunk: the first one that is not genuine; None when the prologue before all chunks is not,
+    or what is sealed has no chunks.
+    """
+
+    exit_code = 4
+
+    def __init__(self, message: str, *, chunk: int | None = None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.chunk = chunk
 
 
 class Refused(PbxctlError):
