@@ -134,7 +134,7 @@ def open_envelope(private_key: bytes, header: Header, envelope: bytes) -> tuple[
 
 
 def envelope_key_id(envelope: bytes) -> str:
-    """Which key pair opens it; not proven before it is open. Raises VaultError for another shape."""
+    """Which key pair opens it, unproven until it is open. Raises VaultError for another shape."""
     if len(envelope) != ENVELOPE_BYTES or envelope[0] != _ENVELOPE_VERSION:
         raise VaultError(f"no envelope of ours: {len(envelope)} bytes")
     return envelope[1 : 1 + _KEY_ID_BYTES].hex()
