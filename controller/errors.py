@@ -8,7 +8,8 @@
     │   ├── LinkLost           3  the control link to a node closed, broke or fell silent
     │   ├── DeadlineExceeded   3  no answer within the deadline; the effect is unknown
     │   ├── FleetUnreachable   3  Redis does not answer, or has no function library
-    │   └── RecordsUnreachable 3  SQL does not answer, or cannot write
+    │   ├── RecordsUnreachable 3  SQL does not answer, or cannot write
+    │   └── StoreUnreachable   3  recordings cannot be stored or read: disk, folder or S3
     ├── VaultError             1  a recording, its header or its keys are not as they must be
     │   └── Tampered           4  sealed bytes that nobody sealed so: names the chunk
     └── Refused                4  the other side understood, and said no
@@ -19,7 +20,7 @@
 
 Errors of libraries are translated at one border each: pbx/esl.py (greenswitch, gevent),
 pbx/ami.py (panoramisk), fleet/functions.py (redis), api/client.py (http.client),
-records/database.py (sqlalchemy).
+records/database.py (sqlalchemy), vault/store.py (obstore).
 """
 
 from __future__ import annotations
@@ -72,6 +73,10 @@ class FleetUnreachable(Unreachable):
 
 
 class RecordsUnreachable(Unreachable):
+    pass
+
+
+class StoreUnreachable(Unreachable):
     pass
 
 

@@ -109,7 +109,8 @@ async def _redis_ready(socket: Path, stop: asyncio.Event) -> None:
         try:
             reader, writer = await asyncio.open_unix_connection(str(socket))
             writer.write(b"PING\r\n")
-            answer = await asyncio.wait_for(reader.readline(), 1)
+            async with asyncio.timeout(1):
+                answer = await reader.readline()
             writer.close()
             if answer == b"+PONG\r\n":
                 return
@@ -159,7 +160,8 @@ class _Keeper:
             return
         process.terminate()
         try:
-            await asyncio.wait_for(process.wait(), STOP_S)
+            async with asyncio.timeout(STOP_S):
+                await process.wait()
         except TimeoutError:
             log.warning("%s does not stop; it is killed", self.name)
             process.kill()

@@ -51,6 +51,7 @@ from controller.pbx.worker_metrics import (
     WORDS_LOST,
 )
 from controller.pbx.worker_phones import Registrations
+from controller.tasks import is_set, together
 
 BEAT_S = 0.4
 COMPARE_S = 5.0
@@ -182,19 +183,18 @@ class Worker:
                 # A PBX that restarted has forgotten that it drains.
                 with contextlib.suppress(CommandRefused):
                     await driver.drain()
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._pump(driver))
-                group.create_task(self._beats(driver))
-                group.create_task(self._compares(driver))
-                group.create_task(self._probes())
-                group.create_task(self._commands(driver))
-                group.create_task(self._phones.watch(driver))
-                group.create_task(self._phones.read_files(driver))
-                if self._attestor:
-                    group.create_task(self._attestor.run(driver))
-        except BaseExceptionGroup as errors:
+            attests = [self._attestor.run(driver)] if self._attestor else []
             # One task's end ends the connection; the first reason is the one to tell.
-            raise errors.exceptions[0] from None
+            await together(
+                self._pump(driver),
+                self._beats(driver),
+                self._compares(driver),
+                self._probes(),
+                self._commands(driver),
+                self._phones.watch(driver),
+                self._phones.read_files(driver),
+                *attests,
+            )
         finally:
             BAD_EVENTS.labels(self.name).inc(driver.bad_events)
             await driver.close()
@@ -329,10 +329,7 @@ class Worker:
 
     async def _compares(self, driver: Driver) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):
-                # Not wait_for: before Python 3.12 it drops a cancellation that meets the event.
-                async with asyncio.timeout(COMPARE_S * random.uniform(0.8, 1.0)):  # noqa: S311
-                    await self._compare_now.wait()
+            await is_set(self._compare_now, COMPARE_S * random.uniform(0.8, 1.0))  # noqa: S311
             self._compare_now.clear()
             if self.lease and self._registered:
                 try:

@@ -8,7 +8,6 @@ it is a list of 10,000 rows, so not as often as that of calls.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import random
@@ -21,6 +20,7 @@ from controller.fleet.phones import FleetPhones
 from controller.fleet.state import Lease
 from controller.model import Kind, NodeEvent, PhoneGone, PhoneRegistered
 from controller.pbx.base import Driver
+from controller.tasks import is_set
 
 COMPARE_S = 30.0
 #: FreeSWITCH writes its list behind a queue: what an event told so shortly before outweighs it
@@ -69,10 +69,7 @@ class Registrations:
         self._told.clear()
         self._compare_soon()
         while True:
-            # Not wait_for: before Python 3.12 it drops a cancellation that meets the event.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0, self._compare_at_s - _now_s())):
-                    await self._wake.wait()
+            await is_set(self._wake, max(0, self._compare_at_s - _now_s()))
             self._wake.clear()
             if self._lease is None:
                 await asyncio.sleep(SETTLE_S)

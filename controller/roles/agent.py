@@ -25,6 +25,7 @@ from controller.config import Config
 from controller.errors import ConfigError, PbxctlError, UsageError
 from controller.fleet.functions import Fleet, connect
 from controller.routing.fallback import Snapshot
+from controller.tasks import together
 
 _log = logging.getLogger(__name__)
 REFRESH_S = 1.0
@@ -55,24 +56,16 @@ async def run(config: Config, names: Collection[str] | None, stop: asyncio.Event
     server = await metrics.serve_role(config, "agent", REGISTRY)
     try:
         await _listen(config, runner)
-        async with asyncio.TaskGroup() as tasks:
-            loops = [
-                tasks.create_task(_refresh(config, fleet, answers, here)),
-                tasks.create_task(_report(fleet, sorted(here & set(config.nodes)))),
-            ]
-            loops += [tasks.create_task(files.run()) for files in phones]
-            loops += [
-                tasks.create_task(CertificateFiles(config, fleet, name).run())
-                for name in sorted(here)
-            ]
-            if config.media.sample_share:
-                loops += [
-                    tasks.create_task(watch_packets(fleet, node))
-                    for node in sorted(here & set(config.nodes))
-                ]
-            await stop.wait()
-            for loop in loops:
-                loop.cancel()
+        nodes = sorted(here & set(config.nodes))
+        sampled = nodes if config.media.sample_share else []
+        await together(
+            stop.wait(),
+            _refresh(config, fleet, answers, here),
+            _report(fleet, nodes),
+            *(files.run() for files in phones),
+            *(CertificateFiles(config, fleet, name).run() for name in sorted(here)),
+            *(watch_packets(fleet, node) for node in sampled),
+        )
     finally:
         await server.close()
         await runner.cleanup()

@@ -22,6 +22,7 @@ from controller.model import NodeState
 from controller.roles.phone_publisher import PhonePublisher
 from controller.roles.renewal import Renewal
 from controller.routing.policy import policy
+from controller.tasks import is_set
 
 ROUND_S = 0.5
 LEAD_MS = 2000
@@ -72,10 +73,7 @@ async def run(config: Config, stop: asyncio.Event) -> None:
                     log.warning("%s", error.message)
                 epoch = None
             LEADS.set(1 if epoch else 0)
-            try:
-                await asyncio.wait_for(stop.wait(), ROUND_S)
-            except TimeoutError:
-                continue
+            await is_set(stop, ROUND_S)
     finally:
         await server.close()
         await fleet.close()
