@@ -66,19 +66,22 @@ RIGHTS = {
     "gate": Rights(
         functions=(
             *("nodes", "want", "route", "route_dry", "call", "calls", "stats", "command"),
-            *("alarms", "registrations"),
+            *("alarms", "registrations", "record_ask"),
         ),
         reads=(*_PICTURE, "lease", "drivers", "call", "alarms", "regs", "at", "phoneack"),
-        writes=(*_PLACING, "commands", "command", "result"),
+        writes=(*_PLACING, "commands", "command", "result", "recask"),
         more=("lrem",),
     ),
     "agent": Rights(
         # `command` to have the PBX take the certificates that the agent wrote
-        functions=("route", "nodes", "host", "phones", "command", "looks", "looked"),
+        functions=(
+            *("route", "nodes", "host", "phones", "command", "looks", "looked"),
+            *("record_take", "record_told", "record_alarm"),
+        ),
         reads=(*_PICTURE, "lease", "at", "phones", "phonever", "phoneread"),
         writes=(
             *(*_PLACING, "phoneack", "phonefile", "look", "alarms"),
-            *("commands", "command", "result"),
+            *("commands", "command", "result", "recask"),
         ),
     ),
     "edge": Rights(functions=("route",), reads=(*_PICTURE, "at"), writes=_PLACING),
