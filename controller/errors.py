@@ -80,6 +80,9 @@ class RecordsUnreachable(Unreachable):
 
 
 class StoreUnreachable(Unreachable):
+    pass
+
+
 class KeysUnreachable(Unreachable):
     pass
 

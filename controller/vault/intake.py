@@ -117,4 +117,3 @@ class Intake:
 
 def open_intake(config: Config) -> Intake:
     return Intake(config.vault_path / "intake")
-
