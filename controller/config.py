@@ -181,7 +181,8 @@ class GateConfig(Strict, frozen=True):
 
 
 class MetricsConfig(Strict, frozen=True):
-    """Each role listens on host with its port: first_port + 0 driver, 1 steward, 2 gate, 3 agent.
+    """Each role listens on host with its port: first_port + 0 driver, 1 steward, 2 gate, 3 agent,
+    4 vault.
 
     A second process of the same role takes the next free port from first_port + 10 upwards.
     """
@@ -205,7 +206,9 @@ class MediaConfig(Strict, frozen=True):
 
     trunk: Demand | None = None
     phones: Demand | None = None
-    peers: dict[Annotated[str, Meta(min_length=1, max_length=128)], Demand] = {}
+    peers: dict[Annotated[str, Meta(min_length=1, max_length=128)], Demand] = msgspec.field(
+        default_factory=dict
+    )
     sample_share: Annotated[float, Meta(ge=0, le=1)] = 0.0
 
 
@@ -250,7 +253,7 @@ class Config(Strict, frozen=True):
     fleet: Name
     nodes: dict[str, NodeConfig]
     regions: dict[str, RegionConfig]
-    edges: dict[str, EdgeConfig] = {}
+    edges: dict[str, EdgeConfig] = msgspec.field(default_factory=dict)
     numbers: tuple[RangeConfig, ...] = ()
     placement: PlacementConfig = PlacementConfig()
     security: SecurityConfig = SecurityConfig()

@@ -24,6 +24,35 @@ class S3Config(Strict, frozen=True):
     )
 
 
+class FileKeys(Strict, frozen=True, tag_field="provider", tag="file"):
+    """A key file sealed by a passphrase. file: unset, keys.json in vault.folder; made if absent."""
+
+    passphrase_file: Text
+    file: Text | None = None
+
+
+class Pkcs11Keys(Strict, frozen=True, tag_field="provider", tag="pkcs11"):
+    """An AES key in an HSM. module: the vendor's library. create: make the key if absent."""
+
+    module: Text
+    token: Text
+    pin_file: Text
+    key: Text = "pbxctl"
+    create: bool = False
+
+
+class TransitKeys(Strict, frozen=True, tag_field="provider", tag="transit"):
+    """The transit engine of OpenBao or HashiCorp Vault. cert, key_file: ours, where it asks."""
+
+    url: Annotated[str, Meta(pattern=r"^https://")]
+    token_file: Text
+    key: Text = "pbxctl"
+    mount: Text = "transit"
+    ca: Text | None = None
+    cert: Text | None = None
+    key_file: Text | None = None
+
+
 class VaultConfig(Strict, frozen=True):
     """ingest: host:port where agents bring what they sealed; listen: host:port for people.
 
@@ -31,11 +60,12 @@ class VaultConfig(Strict, frozen=True):
     and what waits for a key (default: vault in state_dir); keep it out of backups, or erased
     recordings come back with them. store: a folder for the sealed bodies (default: store in
     folder), or the prefix in s3. duties: `ingest` takes recordings and
-    has no key, `keep` has the keys and serves people; one vault does both.
+    has no key, `keep` has the keys and serves people; one vault does both. keys: what guards the
+    keys; needed unless duties is `ingest`.
     tenants: whose recordings are taken; unset, the fleet's name alone.
-    retention_days: of recordings whose rule says none; none is kept longer than retention_max_days.
+    retention_days: of recordings whose rule says none; none stays longer than retention_max_days.
     give_up_h: a recording of which nothing was heard for so long has ended, partial.
-    recording_max_mb: more of one recording is refused. free_min_mb: with less room nothing is taken.
+    recording_max_mb: more of one is refused. free_min_mb: with less room nothing is taken.
     """
 
     ingest: str = "127.0.0.1:8446"
@@ -44,6 +74,7 @@ class VaultConfig(Strict, frozen=True):
     store: Text | None = None
     s3: S3Config | None = None
     folder: Text | None = None
+    keys: FileKeys | Pkcs11Keys | TransitKeys | None = None
     duties: Literal["all", "ingest", "keep"] = "all"
     tenants: tuple[Name, ...] = ()
     retention_days: Days = 90

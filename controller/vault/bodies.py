@@ -72,7 +72,8 @@ class Growing:
     @property
     def next(self) -> int:
         """The first chunk that is missing."""
-        return next_of(self.parts)
+        count = _without_gap(self.parts)
+        return self.parts[count - 1].after if count else 0
 
     @property
     def has_last(self) -> bool:
@@ -95,11 +96,6 @@ def _without_gap(parts: list[Part]) -> int:
     return len(parts)
 
 
-def next_of(parts: list[Part]) -> int:
-    count = _without_gap(parts)
-    return parts[count - 1].after if count else 0
-
-
 class Bodies:
     """Raises StoreUnreachable from any method, Tampered where an object of ours is damaged."""
 
@@ -109,14 +105,14 @@ class Bodies:
     def begin(self, recording: str, opening: Opening) -> bool:
         """False when it has begun already, with whatever opening."""
         try:
-            self.store.put(_open(recording, "begin"), [msgspec.msgpack.encode(opening)])
+            self.store.put(_open(recording, "begin"), msgspec.msgpack.encode(opening))
         except AlreadyStored:
             return False
         return True
 
     def growing(self, recording: str) -> Growing | None:
         """As the store has it; None when it has not begun, or is a body alone."""
-        found = self.store.list(f"open/{recording}")
+        found = self.store.below(f"open/{recording}")
         names = {PurePosixPath(stored.key).name: stored for stored in found}
         if "begin" not in names:
             return None
@@ -131,7 +127,7 @@ class Bodies:
 
     def put_part(self, recording: str, first: int, data: bytes) -> Part:
         """Raises AlreadyStored when a part begins there."""
-        self.store.put(_part_key(recording, first), [data])
+        self.store.put(_part_key(recording, first), data)
         return Part(first, -(-len(data) // SEALED), len(data))
 
     def part_bytes(self, recording: str, part: Part) -> bytes:
@@ -140,7 +136,7 @@ class Bodies:
     def put_end(self, recording: str, end: End) -> bool:
         """False when it has ended already."""
         try:
-            self.store.put(_open(recording, "end"), [msgspec.msgpack.encode(end)])
+            self.store.put(_open(recording, "end"), msgspec.msgpack.encode(end))
         except AlreadyStored:
             return False
         return True
@@ -157,12 +153,10 @@ class Bodies:
         assert growing.end is not None  # noqa: S101 - the caller's to know
         if head := self.head(recording):
             return head
-        sha256 = self.store.put(
-            _shelf("bodies", recording), self._joined(recording, growing), again=True
-        )
+        sha256 = self.store.put_long(_shelf("bodies", recording), self._joined(recording, growing))
         head = Head(growing.opening.header, growing.end, growing.sealed_bytes, sha256)
         try:
-            self.store.put(_shelf("heads", recording), [msgspec.msgpack.encode(head)])
+            self.store.put(_shelf("heads", recording), msgspec.msgpack.encode(head))
         except AlreadyStored:  # another vault was as quick; its head says the same
             return self.head(recording) or head
         return head
@@ -178,7 +172,7 @@ class Bodies:
 
     def drop_parts(self, recording: str) -> None:
         """`end` goes last: whoever finds it knows that the rest was meant to go."""
-        keys = [stored.key for stored in self.store.list(f"open/{recording}")]
+        keys = [stored.key for stored in self.store.below(f"open/{recording}")]
         for key in sorted(keys, key=lambda key: key.endswith("/end")):
             self.store.delete(key)
 

@@ -57,21 +57,19 @@ class Sealer:
         chosen = suite_named(suite)
         key, nonce, commitment = chosen.derive(data_key, salt, context)
         self.prologue = salt + commitment
-        self._encrypt_into = chosen.aead(key).encrypt_into
+        aead = chosen.aead(key)
+        self._encrypt, self._encrypt_into = aead.encrypt, aead.encrypt_into
         self._base_nonce = int.from_bytes(nonce)
 
     def seal(self, index: int, plain: Buffer, last: bool = False) -> bytes:
         """Chunk `index`. A last one is shorter than CHUNK, any other has exactly CHUNK bytes."""
         size = len(plain)
-        if last and size >= CHUNK:
-            raise VaultError(f"the last chunk is shorter than {CHUNK} bytes, not {size}")
-        if not last and size != CHUNK:
-            raise VaultError(f"chunk {index} has {size} bytes, not {CHUNK}, and is not the last")
-        _in_range(index, 1)
-        sealed = bytearray(size + TAG_BYTES)
-        nonce = (self._base_nonce ^ index).to_bytes(NONCE_BYTES)
-        self._encrypt_into(nonce, plain, None, sealed)
-        return bytes(sealed)
+        if size > CHUNK or (size < CHUNK) is not last:
+            expected = f"fewer than {CHUNK}" if last else f"{CHUNK}"
+            raise VaultError(f"chunk {index} has {size} bytes, not {expected}")
+        if not 0 <= index < CHUNKS_MAX:
+            raise VaultError(f"chunk {index} is out of range")
+        return self._encrypt((self._base_nonce ^ index).to_bytes(NONCE_BYTES), plain, None)
 
     def seal_into(self, first: int, plain: Buffer, out: Buffer) -> int:
         """Whole chunks `first`, `first + 1`, … end to end into `out`; returns the bytes written.
@@ -82,24 +80,18 @@ class Sealer:
         chunks, rest = divmod(len(source), CHUNK)
         if rest or len(target) < chunks * SEALED:
             raise VaultError(f"{len(source)} bytes are no whole chunks, or have no room")
-        _in_range(first, chunks)
+        if first < 0 or first + chunks > CHUNKS_MAX:
+            raise VaultError(f"chunk {first} is out of range")
         encrypt_into, base = self._encrypt_into, self._base_nonce
-        start = end = 0
-        for index in range(first, first + chunks):
+        starts, ends = range(0, len(source), CHUNK), range(0, chunks * SEALED, SEALED)
+        for index, start, end in zip(range(first, first + chunks), starts, ends, strict=True):
             encrypt_into(
                 (base ^ index).to_bytes(NONCE_BYTES),
                 source[start : start + CHUNK],
                 None,
                 target[end : end + SEALED],
             )
-            start += CHUNK
-            end += SEALED
-        return end
-
-
-def _in_range(first: int, count: int) -> None:
-    if first < 0 or first + count > CHUNKS_MAX:
-        raise VaultError(f"chunk {first} is out of range")
+        return chunks * SEALED
 
 
 class Reader:

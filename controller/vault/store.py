@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
+import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, S3Store
 
@@ -54,47 +55,58 @@ class Store:
         self._folder = folder
         self.where = where
 
-    def put(self, key: str, pieces: Iterable[bytes], *, again: bool = False) -> str:
-        """Stores a new object and reads it back; its SHA-256. Raises AlreadyStored.
-
-        again: what has the key is replaced, for an object that can only have one content. S3 takes
-        one that is larger than memory in no other way.
-        """
-        digest = hashlib.sha256()
-
-        def counted() -> Iterator[bytes]:
-            for piece in pieces:
-                digest.update(piece)
-                yield piece
-
+    def put(self, key: str, data: bytes) -> None:
+        """Stores a new object and reads it back. Raises AlreadyStored."""
         with self._translated(f"{key} cannot be stored"):
             if self._folder is None:
-                self._put_object(key, counted(), again)
+                self._objects.put(key, data, mode="create", use_multipart=False)
             else:
-                self._put_file(self._folder, key, counted(), again)
-            if self.digest(key) != digest.hexdigest():
-                raise OSError("what it gives back is not what it was given")
+                with self._staged(self._folder, key, again=False) as staged:
+                    self._objects.put(staged, data, use_multipart=False)
+            self._check(key, hashlib.sha256(data).hexdigest())
+
+    def put_long(self, key: str, pieces: Iterable[bytes]) -> str:
+        """The same for what is larger than memory; its SHA-256. What has the key is replaced."""
+        with self._translated(f"{key} cannot be stored"):
+            if self._folder is None:
+                sha256 = self._write(key, pieces)
+            else:
+                with self._staged(self._folder, key, again=True) as staged:
+                    sha256 = self._write(staged, pieces)
+            self._check(key, sha256)
+        return sha256
+
+    def _write(self, key: str, pieces: Iterable[bytes]) -> str:
+        # Not put() with an iterator: obstore runs that inside its own runtime, and a piece that
+        # is read from the store there panics.
+        digest = hashlib.sha256()
+        with obstore.open_writer(self._objects, key) as writer:
+            for piece in pieces:
+                digest.update(piece)
+                writer.write(piece)
         return digest.hexdigest()
 
-    def _put_object(self, key: str, pieces: Iterator[bytes], again: bool) -> None:
-        if again:
-            self._objects.put(key, pieces)
-        else:
-            self._objects.put(key, b"".join(pieces), mode="create")
+    @contextlib.contextmanager
+    def _staged(self, folder: Path, key: str, *, again: bool) -> Iterator[str]:
+        """A name to write to; what has it at the end is synced and gets the name `key`.
 
-    def _put_file(self, folder: Path, key: str, pieces: Iterator[bytes], again: bool) -> None:
+        Only a synced file gets its name: after a power cut no name stands for half an object.
+        """
         staged = f"{key}{_STAGED}-{secrets.token_hex(8)}"
         try:
-            # Only a synced file gets its name: after a power cut no name stands for half an object.
-            self._objects.put(staged, pieces)
+            yield staged
             _sync_file(folder / staged)
             self._objects.rename(staged, key, overwrite=again)
         except BaseException:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception):  # the disk may refuse that too; a start clears it
                 self._objects.delete(staged)
             raise
-        for parent in list(PurePosixPath(key).parents):
+        for parent in PurePosixPath(key).parents:
             _sync_folder(folder / parent)
+
+    def _check(self, key: str, sha256: str) -> None:
+        if self.digest(key) != sha256:
+            raise OSError("what it gives back is not what it was given")
 
     def digest(self, key: str) -> str:
         """SHA-256 of the object as the store gives it now."""
@@ -123,7 +135,7 @@ class Store:
     def read_all(self, key: str) -> bytes:
         return self.read(key, 0, self.size(key))
 
-    def list(self, prefix: str) -> list[Stored]:
+    def below(self, prefix: str) -> list[Stored]:
         """Every object below prefix/, by key. What was being written is none."""
         with self._translated(f"{prefix}/ cannot be listed"):
             found = [
