@@ -11,6 +11,7 @@ import stat
 from pathlib import Path
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta
 
 from controller.config_recordings import RecordingsConfig
