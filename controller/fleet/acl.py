@@ -66,16 +66,19 @@ RIGHTS = {
     "gate": Rights(
         functions=(
             *("nodes", "want", "route", "route_dry", "call", "calls", "stats", "command"),
-            *("alarms", "registrations"),
+            *("alarms", "registrations", "record_ask"),
         ),
         reads=(*_PICTURE, "lease", "drivers", "call", "alarms", "regs", "at", "phoneack"),
-        writes=(*_PLACING, "commands", "command", "result"),
+        writes=(*_PLACING, "commands", "command", "result", "recask"),
         more=("lrem",),
     ),
     "agent": Rights(
-        functions=("route", "nodes", "host", "phones", "looks", "looked"),
+        functions=(
+            *("route", "nodes", "host", "phones", "looks", "looked"),
+            *("record_take", "record_told", "record_alarm"),
+        ),
         reads=(*_PICTURE, "lease", "at", "phones", "phonever", "read"),
-        writes=(*_PLACING, "phoneack", "written", "look", "alarms"),
+        writes=(*_PLACING, "phoneack", "written", "look", "alarms", "recask", "result"),
     ),
     "edge": Rights(functions=("route",), reads=(*_PICTURE, "at"), writes=_PLACING),
     "doctor": Rights(

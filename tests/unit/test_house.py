@@ -22,6 +22,7 @@ FLOORS = (
         "config_file",
         "config_shapes",
         "config_vault",
+        "config_recordings",
         "errors",
         "metrics",
         "log",
