@@ -229,6 +229,14 @@ def _check_security(doc: _Document, config: Config) -> None:
             "srtp-sdes sends its keys in SIP, which security.signalling leaves in clear",
             hint="media: dtls-srtp or plain, or signalling: tls",
         )
+    freeswitch = [name for name, n in config.nodes.items() if n.kind is Kind.FREESWITCH]
+    if freeswitch and security.media == "dtls-srtp":
+        raise doc.error(
+            ("security", "media"),
+            f"dtls-srtp cannot be made mandatory on FreeSWITCH ({freeswitch[0]}): it takes "
+            "a fingerprint in an offer of RTP/AVP for encryption, and tells nothing to attest",
+            hint="media: srtp-sdes; dtls-srtp is for fleets of Asterisk",
+        )
     bridges = any(node.edge for node in config.nodes.values())
     if security.plain_peers and security.media == "srtp-sdes" and not bridges:
         raise doc.error(

@@ -8,8 +8,10 @@
     │   ├── LinkLost           3  the control link to a node closed, broke or fell silent
     │   ├── DeadlineExceeded   3  no answer within the deadline; the effect is unknown
     │   ├── FleetUnreachable   3  Redis does not answer, or has no function library
-    │   └── RecordsUnreachable 3  SQL does not answer, or cannot write
+    │   ├── RecordsUnreachable 3  SQL does not answer, or cannot write
+    │   └── KeysUnreachable    3  the HSM or the key service does not answer
     ├── VaultError             1  a recording, its header or its keys are not as they must be
+    │   ├── KeyDestroyed       1  its key is gone for good: erased
     │   └── Tampered           4  sealed bytes that nobody sealed so: names the chunk
     └── Refused                4  the other side understood, and said no
         ├── LoginRefused       4  wrong user, password or address list
@@ -19,7 +21,8 @@
 
 Errors of libraries are translated at one border each: pbx/esl.py (greenswitch, gevent),
 pbx/ami.py (panoramisk), fleet/functions.py (redis), api/client.py (http.client),
-records/database.py (sqlalchemy).
+records/database.py (sqlalchemy), vault/keys/pkcs11.py (pkcs11), vault/keys/transit.py
+(http.client).
 """
 
 from __future__ import annotations
@@ -75,7 +78,15 @@ class RecordsUnreachable(Unreachable):
     pass
 
 
+class KeysUnreachable(Unreachable):
+    pass
+
+
 class VaultError(PbxctlError):
+    pass
+
+
+class KeyDestroyed(VaultError):
     pass
 
 

@@ -19,14 +19,12 @@ from controller.fleet.keys import prefix
 from controller.model import Kind
 from controller.render.certificates import tls_files
 from controller.render.file import File
-from controller.render.phones import phones_file, phones_path
+from controller.render.phones import SRTP_MANDATORY, phones_file, phones_path
 from controller.render.redis import edge_secret, redis_files, redis_values, stunnel_values
 from controller.render.templates import Secret, fill
 
 #: what an edge's dialplan waits for its agent beyond the agent's own deadline
 _AGENT_GRACE_S = 0.1
-#: of FreeSWITCH's rtp_secure_media: no call without, the strongest first
-_SRTP_MANDATORY = "mandatory:AEAD_AES_256_GCM:AES_256_CM_HMAC_SHA1_80:AES_CM_128_HMAC_SHA1_80"
 
 
 @dataclass(frozen=True)
@@ -192,7 +190,7 @@ def _security(config: Config, sip: str) -> dict[str, Any]:
     return {
         "tls": tls,
         "media": security.media,
-        "srtp_suites": _SRTP_MANDATORY,
+        "srtp_suites": SRTP_MANDATORY,
         "srtp": security.media != "plain",
         "plain_port": security.plain_port,
         "plain_listen": f"{_host(sip)}:{security.plain_port}",

@@ -37,7 +37,7 @@ from tests.lab.rendered import put_rendered, start_kamailio, start_redis, start_
 from tests.lab.services import Program
 from tests.lab.sip import answers_options
 from tests.lab.sipp import speech_file
-from tests.lab.tls_sip import GOOD_SDP, KEY, context, final_response, invite, load_pair
+from tests.lab.tls_sip import FINGERPRINT, GOOD_SDP, KEY, context, final_response, invite, load_pair
 from tests.lab.until import until
 from tests.lab.wire import listening, stretches
 
@@ -330,7 +330,10 @@ def test_who_has_no_certificate_of_the_fleet_is_refused(world: World, to: str) -
 BAD_OFFERS = {
     "in clear": ("RTP/AVP", ""),
     "in clear with feedback": ("RTP/AVPF", ""),
+    "in clear with a fingerprint": ("RTP/AVP", FINGERPRINT),
     "without keys": ("RTP/SAVP", ""),
+    "without keys, with a fingerprint": ("RTP/SAVP", FINGERPRINT),
+    "of DTLS": ("UDP/TLS/RTP/SAVP", FINGERPRINT),
     "of an unknown suite": ("RTP/SAVP", f"1 AES_512_CM_HMAC_SHA3_99 inline:{KEY}"),
     "of a suite that is too weak": ("RTP/SAVP", f"1 AES_CM_128_NULL_AUTH inline:{KEY}"),
     "with a short key": ("RTP/SAVP", "1 AES_CM_128_HMAC_SHA1_80 inline:c2hvcnQ="),

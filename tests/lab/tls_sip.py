@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from controller.pki.authority import Pair
 
 KEY = "WVNfX19zZW1jdGwgKCkgewkyMjA7fQp9CnVubGVz"  # RFC 4568, 9.1: 30 octets
+FINGERPRINT = "setup:actpass\nfingerprint:sha-256 " + ":".join(["A5"] * 32)
 GOOD_SDP = ("RTP/SAVP", f"1 AES_CM_128_HMAC_SHA1_80 inline:{KEY}")
 
 
@@ -53,7 +54,8 @@ def invite(
     """Status and text of the final response to one INVITE; 0 when the far end refuses to talk, by
     TLS or by silence.
 
-    sdp: what is offered, media transport and values of a=crypto, one a line. tls: None for plain
+    sdp: what is offered, media transport and values of a=crypto, one a line; a line of a=setup or
+    a=fingerprint stands whole. tls: None for plain
     TCP. An answered call is left to its timers.
     """
     host, port = sip.rsplit(":", 1)
@@ -81,7 +83,7 @@ def _ask(
     body = (
         f"v=0\r\no=- 1 1 IN IP4 {here}\r\ns=-\r\nc=IN IP4 {here}\r\nt=0 0\r\n"
         f"m=audio 40000 {media} 8\r\na=rtpmap:8 PCMA/8000\r\n"
-        + "".join(f"a=crypto:{line}\r\n" for line in crypto.splitlines())
+        + "".join(f"a={_attribute(line)}\r\n" for line in crypto.splitlines())
     )
     tag, call = secrets.token_hex(4), secrets.token_hex(8)
     top = (
@@ -107,6 +109,10 @@ def _ask(
             text = seen[found.start() :].decode(errors="replace")
             if int(found[1]) >= 200 and _is_whole(text):
                 return int(found[1]), text
+
+
+def _attribute(line: str) -> str:
+    return line if line.startswith(("setup:", "fingerprint:")) else f"crypto:{line}"
 
 
 def _is_whole(text: str) -> bool:
