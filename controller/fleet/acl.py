@@ -16,7 +16,7 @@ from controller.fleet.keys import prefix
 
 #: of the library, as lua/redis/ has them; a test keeps the two in step
 DATA_COMMANDS = (
-    *("get", "set", "setnx", "del", "exists", "pexpire", "time"),
+    *("get", "set", "setnx", "del", "exists", "pexpire", "time", "info|server"),
     *("hget", "hset", "hsetnx", "hmget", "hgetall", "hdel", "hkeys", "hvals", "hlen", "hincrby"),
     *("zadd", "zrem", "zrange", "zrevrange", "zscore", "zcount", "zcard", "zremrangebyscore"),
     *("sadd", "srem", "smembers", "scard"),
@@ -37,7 +37,7 @@ class Rights:
 
 
 #: what every look at nodes reads
-_PICTURE = ("policy", "nodes", "node", "live", "resv", "idx", "full")
+_PICTURE = ("server", "policy", "nodes", "node", "live", "resv", "idx", "full")
 #: what a placement writes
 _PLACING = ("node", "call", "resv", "idx", "full", "stats")
 
@@ -57,7 +57,7 @@ RIGHTS = {
         functions=("lead", "policy", "forget", "nodes", "publish"),
         reads=(*_PICTURE, "phoneack"),
         writes=(
-            *("policy", "lease", "nodes", "node", "live", "resv", "idx", "full", "stats"),
+            *("server", "policy", "lease", "nodes", "node", "live", "resv", "idx", "full", "stats"),
             *("commands", "running", "phones", "phonever", "regs", "at"),
             *("phoneack", "written", "read"),
         ),

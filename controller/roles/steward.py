@@ -12,7 +12,7 @@ import logging
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from controller import metrics
+from controller import metrics, notify
 from controller.config import Config
 from controller.errors import FleetUnreachable, StaleEpoch
 from controller.fleet.functions import Fleet, connect
@@ -65,6 +65,7 @@ async def run(config: Config, stop: asyncio.Event) -> None:
     before: dict[str, NodeState] = {}
     phones = PhonePublisher(config, fleet)
     renewal = Renewal(config, EXPIRES)
+    notify.ready()
     try:
         while not stop.is_set():
             try:
