@@ -275,6 +275,28 @@ def _check_redis(doc: _Document, config: Config) -> None:
         raise doc.error(("redis", "users"), "stands beside password_file", hint="one of the two")
     for name, edge in config.edges.items():
         _address(doc, edge.redis, ("edges", name, "redis"))
+    if config.redis.sentinels:
+        _check_sentinels(doc, config)
+
+
+def _check_sentinels(doc: _Document, config: Config) -> None:
+    where = ("redis", "sentinels")
+    for i, address in enumerate(config.redis.sentinels):
+        _address(doc, address, (*where, str(i)))
+    url = config.redis.url or ""
+    if not url.startswith(("redis://", "rediss://")):
+        raise doc.error(
+            where,
+            "need a url with the primary's name as its host",
+            hint="as in url: rediss://pbxctl/0",
+        )
+    if config.redis.speaks_tls and config.edges:
+        raise doc.error(
+            where,
+            "Kamailio cannot follow them through the stunnel that TLS needs",
+            hint="let redis.url name a TCP proxy that follows the primary, or use redis:// on a "
+            "network of its own",
+        )
 
 
 def _check_dns_names(doc: _Document, names: tuple[str, ...], path: tuple[str, ...]) -> None:

@@ -63,6 +63,7 @@ def redis_values(config: Config, edge: EdgeConfig, password: Secret | None) -> d
     if url.username or url.password:
         raise UsageError("redis.url holds a user or password", hint="use redis.password_file")
     values: dict[str, object] = {
+        "sentinels": config.redis.sentinels,
         "unix": "",
         "host": "",
         "port": 6379,
