@@ -66,9 +66,19 @@ RIGHTS = {
     "gate": Rights(
         functions=(
             *("nodes", "want", "route", "route_dry", "call", "calls", "stats", "command"),
-            *("alarms", "registrations"),
+            *("alarms", "registrations", "phone_counts"),
         ),
-        reads=(*_PICTURE, "lease", "drivers", "call", "alarms", "regs", "at", "phoneack"),
+        reads=(
+            *_PICTURE,
+            "lease",
+            "drivers",
+            "call",
+            "alarms",
+            "regs",
+            "at",
+            "phoneack",
+            "phonever",
+        ),
         writes=(*_PLACING, "commands", "command", "result"),
         more=("lrem",),
     ),
@@ -79,8 +89,8 @@ RIGHTS = {
     ),
     "edge": Rights(functions=("route",), reads=(*_PICTURE, "at"), writes=_PLACING),
     "doctor": Rights(
-        functions=("nodes",),
-        reads=(*_PICTURE, "lease", "drivers", "stats"),
+        functions=("nodes", "phone_counts"),
+        reads=(*_PICTURE, "lease", "drivers", "stats", "regs", "phoneack", "phonever"),
         more=("info", "config|get", "function|list"),
     ),
     "vault": Rights(),

@@ -108,6 +108,22 @@ def waiting(config: Config, phone: Phone, told: Mapping[str, NodePhones]) -> lis
     ]
 
 
+def behind(
+    config: Config, node: str, published: Mapping[str, int], told: Mapping[str, NodePhones]
+) -> int:
+    """How many published changes of phones the node does not run on yet; 0 when it is in step.
+
+    published: versions by region.
+    """
+    has = told.get(node, NodePhones()).versions
+    wanted = {r: published[r] for r in regions_held_by(config, node) if r in published}
+    # Another version may also be a lower one: records that were restored from a backup.
+    return sum(
+        max(1, version - has.get(region, 0)) if has.get(region) != version else 0
+        for region, version in wanted.items()
+    )
+
+
 def signalling_address(config: Config, node: NodeConfig) -> str:
     """host:port where phones log in."""
     return node.phones_sip if config.security.signalling == "tls" else node.sip
