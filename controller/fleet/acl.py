@@ -45,12 +45,12 @@ RIGHTS = {
     "driver": Rights(
         functions=(
             *("claim", "release", "register", "beat", "events", "reconcile", "take", "done"),
-            *("policy", "attest", "registered", "reregister", "file_read", "lenient"),
+            *("policy", "attest", "registered", "reregister", "file_read", "lenient", "seen"),
         ),
         reads=(*_PICTURE, "phones", "phonever", "written"),
         writes=(
             *(*_PLACING, "nodes", "live", "drivers", "lease", "policy", "alarms"),
-            *("commands", "command", "running", "result", "regs", "at", "read", "look"),
+            *("commands", "command", "running", "result", "regs", "at", "read", "look", "seen"),
         ),
     ),
     "steward": Rights(
@@ -85,7 +85,7 @@ RIGHTS = {
     "agent": Rights(
         functions=("route", "nodes", "host", "phones", "looks", "looked"),
         reads=(*_PICTURE, "lease", "at", "phones", "phonever", "read"),
-        writes=(*_PLACING, "phoneack", "written", "look", "alarms"),
+        writes=(*_PLACING, "phoneack", "written", "look", "seen", "alarms"),
     ),
     "edge": Rights(functions=("route",), reads=(*_PICTURE, "at"), writes=_PLACING),
     "doctor": Rights(
