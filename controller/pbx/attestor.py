@@ -35,6 +35,7 @@ from controller.model import (
 )
 from controller.pbx import attestor_metrics as metrics
 from controller.pbx.base import Driver
+from controller.tasks import together
 
 ASKERS = 8
 ASK_TIMEOUT_S = 0.25
@@ -66,6 +67,7 @@ class Attestor:
 
     def __init__(self, node: str, judge: Judge, write: Write, sample_share: float = 0.0) -> None:
         self._node = node
+        metrics.from_zero(node)
         self._judge = judge
         self._write = write
         self._sample_share = sample_share
@@ -99,10 +101,8 @@ class Attestor:
 
     async def run(self, driver: Driver) -> None:
         """Until cancelled or the link is lost."""
-        async with asyncio.TaskGroup() as group:
-            for _ in range(ASKERS):
-                group.create_task(self._ask_each(driver))
-            group.create_task(self._recheck(driver))
+        asking = [self._ask_each(driver) for _ in range(ASKERS)]
+        await together(*asking, self._recheck(driver))
 
     async def _ask_each(self, driver: Driver) -> None:
         while True:

@@ -32,6 +32,7 @@ from controller.errors import (
 )
 from controller.fleet import commands
 from controller.fleet.commands import CommandResult
+from controller.fleet.files import NodeFiles
 from controller.fleet.functions import Fleet
 from controller.fleet.reconcile import LiveSet
 from controller.fleet.state import Attestation, Beat, Lease
@@ -40,17 +41,21 @@ from controller.pbx.attestor import Attestor, Judge
 from controller.pbx.base import Driver
 from controller.pbx.carry_out import carry_out
 from controller.pbx.options import OptionsProbe
+from controller.pbx.worker_files import read_written
 from controller.pbx.worker_metrics import (
     BAD_EVENTS,
     DRIFT,
+    EVENT_LAG,
     EVENTS,
     EVENTS_LOST,
     LINK_UP,
     LINKS_LOST,
     LOGIN_REFUSED,
     WORDS_LOST,
+    from_zero,
 )
 from controller.pbx.worker_phones import Registrations
+from controller.tasks import is_set, together
 
 BEAT_S = 0.4
 COMPARE_S = 5.0
@@ -96,7 +101,7 @@ class Worker:
         self._sample_share = sample_share
         self._attestor: Attestor | None = None
         self._live = LiveSet()
-        self._phones = Registrations(fleet, lease.node, config.kind)
+        self._phones = Registrations(fleet, lease.node)
         self._facts: NodeFacts | None = None
         self._load = LoadSample()
         self._want = "standby" if config.standby else "active"
@@ -106,6 +111,7 @@ class Worker:
         self._compare_now = asyncio.Event()
         self._commands_wait = asyncio.Event()
         self._problem = ""
+        from_zero(self.name)
 
     def renew(self, lease: Lease) -> None:
         """The lease as last seen; another epoch means that Redis or its data was replaced."""
@@ -182,22 +188,25 @@ class Worker:
                 # A PBX that restarted has forgotten that it drains.
                 with contextlib.suppress(CommandRefused):
                     await driver.drain()
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._pump(driver))
-                group.create_task(self._beats(driver))
-                group.create_task(self._compares(driver))
-                group.create_task(self._probes())
-                group.create_task(self._commands(driver))
-                group.create_task(self._phones.watch(driver))
-                group.create_task(self._phones.read_files(driver))
-                if self._attestor:
-                    group.create_task(self._attestor.run(driver))
-        except BaseExceptionGroup as errors:
+            attests = [self._attestor.run(driver)] if self._attestor else []
             # One task's end ends the connection; the first reason is the one to tell.
-            raise errors.exceptions[0] from None
+            await together(
+                self._pump(driver),
+                self._beats(driver),
+                self._compares(driver),
+                self._probes(),
+                self._commands(driver),
+                self._phones.watch(driver),
+                self._read_written(driver),
+                *attests,
+            )
         finally:
             BAD_EVENTS.labels(self.name).inc(driver.bad_events)
             await driver.close()
+
+    async def _read_written(self, driver: Driver) -> None:
+        files = NodeFiles(self.fleet, self.name)
+        await read_written(files, self.config.kind, lambda: self.lease, driver)
 
     async def _link_down(self) -> None:
         LINK_UP.labels(self.name).set(0)
@@ -258,6 +267,7 @@ class Worker:
                 if self._attestor:
                     self._attestor.heard(batch)
                 await self._write_events(batch)
+            EVENT_LAG.observe(time.monotonic() - now)
             self._phones.take(batch)
         raise LinkLost("the driver's stream of events ended")
 
@@ -329,10 +339,7 @@ class Worker:
 
     async def _compares(self, driver: Driver) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):
-                # Not wait_for: before Python 3.12 it drops a cancellation that meets the event.
-                async with asyncio.timeout(COMPARE_S * random.uniform(0.8, 1.0)):  # noqa: S311
-                    await self._compare_now.wait()
+            await is_set(self._compare_now, COMPARE_S * random.uniform(0.8, 1.0))  # noqa: S311
             self._compare_now.clear()
             if self.lease and self._registered:
                 try:

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from controller import metrics
+from controller import metrics, notify
 from controller.config import Config
 from controller.errors import FleetUnreachable, StaleEpoch
 from controller.fleet.functions import Fleet, connect
@@ -26,6 +26,7 @@ from controller.pbx.options import OptionsProbe, probe_of
 from controller.pbx.worker import Worker
 from controller.pbx.worker_metrics import LEASES, REGISTRY
 from controller.routing.policy import policy
+from controller.tasks import is_set
 
 CLAIM_S = 0.4
 LEASE_MS = 1500
@@ -44,12 +45,10 @@ async def run(config: Config, stop: asyncio.Event) -> None:
     if any(node.kind is Kind.FREESWITCH for node in config.nodes.values()):
         hub.start()
     try:
-        while not stop.is_set():
+        await crew.claim()
+        notify.ready()
+        while not await is_set(stop, CLAIM_S):
             await crew.claim()
-            try:
-                await asyncio.wait_for(stop.wait(), CLAIM_S)
-            except TimeoutError:
-                continue
     finally:
         await crew.end()
         probe.close()

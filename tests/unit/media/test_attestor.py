@@ -71,6 +71,13 @@ class ScriptedDriver(Driver):
     async def phones(self) -> Sequence[PhoneRegistered]:
         return []
 
+    async def start_recording(self, pbx_id: str, path: str, on_end: str) -> str:
+        return ""
+
+    async def stop_recording(self, leg: str, path: str) -> None: ...
+
+    async def mask_recording(self, leg: str, path: str, on: bool) -> None: ...
+
     async def reload(self, module: str) -> None: ...
 
     async def close(self) -> None: ...
