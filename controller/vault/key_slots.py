@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from controller.errors import Tampered, VaultError
 from controller.vault.keys.keyring import Keyring
-from controller.vault.slots import OWNER_BYTES, Progress, Slots, WritableSlots, create
+from controller.vault.slots import OWNER_BYTES, Slots
+from controller.vault.slots_writing import Progress, WritableSlots, create
 
 SLOT_BYTES = 128
 _NONCE_AT = OWNER_BYTES

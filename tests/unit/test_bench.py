@@ -71,7 +71,7 @@ def test_events_reads_everything_and_compares() -> None:
 
 def test_vault_seals_seeks_rotates_and_erases() -> None:
     seen = quick("vault")
-    # Loose bounds: other work on the machine must not fail this, a figure that measures nothing must.
+    # Loose bounds: other work on the machine must not fail this; a figure that is none must.
     for ratio in ("seal_ratio", "seal_one_ratio", "sm4_ratio"):
         assert 0.3 < seen[ratio] < 1.3, ratio
     assert 0 < seen["seal_evidence_gb_s"] < seen["seal_gb_s"]
