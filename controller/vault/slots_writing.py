@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from controller.errors import VaultError
-from controller.vault.durable import sync_folder
+from controller.vault.durable import replace, sync_folder
 from controller.vault.slots import (
     HEADER,
     HEADER_BYTES,
@@ -249,14 +249,10 @@ def create(path: Path, slot_bytes: int) -> None:
     """An empty file of slots, 0600. Raises VaultError when there is one, or it cannot be made."""
     if slot_bytes not in (64, 128, 256, 512, 1024, 2048, 4096):
         raise VaultError("a slot's size divides a page")  # so that no slot straddles two
+    if path.exists():
+        raise VaultError(f"{path} exists: the keys in it would be lost", hint="name another file")
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            _pwrite(handle, HEADER.pack(MAGIC, slot_bytes).ljust(HEADER_BYTES, b"\0"), 0)
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        sync_folder(path.parent)
+        replace(path, HEADER.pack(MAGIC, slot_bytes).ljust(HEADER_BYTES, b"\0"))
     except OSError as error:
         raise VaultError(f"{path} cannot be made: {error.strerror}") from error
 
