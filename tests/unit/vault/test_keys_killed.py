@@ -124,7 +124,9 @@ def test_what_was_told_before_the_kill_is_so(tmp_path: Path) -> None:
         )
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-        time.sleep(random.uniform(0, 0.15))
+        for _ in range(random.randrange(10, 60)):
+            told.append(process.stdout.readline().decode().split())
+        time.sleep(random.uniform(0, 0.02))
         process.send_signal(signal.SIGKILL)
         process.wait()
         lines = process.stdout.read().decode().split("\n")
@@ -141,5 +143,5 @@ def test_what_was_told_before_the_kill_is_so(tmp_path: Path) -> None:
     assert not destroyed & {owner.hex() for _, owner, _ in slots.items()}
     content = path.read_bytes() + path.with_name("slots.journal").read_bytes()
     assert all(b"key of " + bytes.fromhex(owner) not in content for owner in destroyed)
-    assert len(destroyed) > 50
+    assert len(destroyed) > 15
     slots.close()
