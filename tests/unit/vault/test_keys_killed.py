@@ -124,12 +124,11 @@ def test_what_was_told_before_the_kill_is_so(tmp_path: Path) -> None:
         )
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-        for _ in range(random.randrange(10, 60)):
-            told.append(process.stdout.readline().decode().split())
+        said = [process.stdout.readline() for _ in range(random.randrange(10, 60))]
         time.sleep(random.uniform(0, 0.02))
         process.send_signal(signal.SIGKILL)
         process.wait()
-        lines = process.stdout.read().decode().split("\n")
+        lines = (b"".join(said) + process.stdout.read()).decode().split("\n")
         told += [line.split() for line in lines[:-1]]
         process.stdout.close()
     doomed = {owner for word, _, owner in told if word == "dooms"}
