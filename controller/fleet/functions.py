@@ -15,9 +15,7 @@ import msgspec
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from controller import resources
 from controller.config import Config, read_secret
@@ -142,6 +140,14 @@ async def _heeding(work: Awaitable[T]) -> T:
             raise asyncio.CancelledError
 
 
+async def _answer(work: Awaitable[T]) -> T:
+    """What Redis answers, without losing a cancellation; FleetUnreachable for any error."""
+    try:
+        return await _heeding(work)
+    except (RedisError, OSError) as error:
+        raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
+
+
 class Fleet:
     """A fleet's picture. Safe to share between tasks of one loop.
 
@@ -175,7 +181,7 @@ class Fleet:
             return await _heeding(self.client.fcall(function, 1, self._prefix, *args))
         except ResponseError:
             raise
-        except (RedisConnectionError, RedisTimeoutError, RedisError, OSError) as error:
+        except (RedisError, OSError) as error:
             raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
 
     async def load(self) -> None:
@@ -193,10 +199,7 @@ class Fleet:
 
     async def run_id(self) -> str:
         """Names the running redis-server: another one means that data may be lost."""
-        try:
-            info = await _heeding(self.client.info("server"))
-        except (RedisError, OSError) as error:
-            raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
+        info = await _answer(self.client.info("server"))
         return str(info["run_id"])
 
     async def set_policy(self, policy: dict[str, Any], *, replace: bool = True) -> None:
@@ -243,35 +246,19 @@ class Fleet:
 
     async def read_hash(self, key: str) -> dict[bytes, bytes]:
         """A hash of the fleet, key without the prefix."""
-        try:
-            raw: dict[Any, Any] = await _heeding(self.client.hgetall(f"{self._prefix}:{key}"))
-        except (RedisError, OSError) as error:
-            raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
+        raw: dict[Any, Any] = await _answer(self.client.hgetall(f"{self._prefix}:{key}"))
         return raw
 
-    async def read_field(self, key: str, field: str) -> bytes | None:
-        try:
-            value: bytes | None = await self.client.hget(f"{self._prefix}:{key}", field)  # type: ignore[assignment]
-        except (RedisError, OSError) as error:
-            raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
-        return value
-
     async def write_hash(self, key: str, field: str, value: bytes) -> None:
-        try:
-            await _heeding(self.client.hset(f"{self._prefix}:{key}", field, value))
-        except (RedisError, OSError) as error:
-            raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
+        await _answer(self.client.hset(f"{self._prefix}:{key}", field, value))
 
     async def presence(self) -> Presence:
         """Who works for the fleet right now, and what Redis says of itself."""
-        try:
-            pipe = self.client.pipeline(transaction=False)
-            pipe.time()
-            pipe.hmget(f"{self._prefix}:lease:@steward", "owner", "ends")
-            pipe.zrange(f"{self._prefix}:drivers", 0, -1, withscores=True)
-            (s, us), (owner, ends), drivers = await _heeding(pipe.execute())
-        except (RedisError, OSError) as error:
-            raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
+        pipe = self.client.pipeline(transaction=False)
+        pipe.time()
+        pipe.hmget(f"{self._prefix}:lease:@steward", "owner", "ends")
+        pipe.zrange(f"{self._prefix}:drivers", 0, -1, withscores=True)
+        (s, us), (owner, ends), drivers = await _answer(pipe.execute())
         now_ms = s * 1000 + us // 1000
         leads = owner is not None and int(ends or 0) > now_ms
         alive = tuple(sorted(name.decode() for name, until in drivers if until > now_ms))
@@ -349,11 +336,8 @@ class Fleet:
 
     async def cancel(self, node: str, command_id: str) -> bool:
         """Takes a command back that no driver has begun. False: one has, or it is done."""
-        try:
-            key = f"{self._prefix}:commands:{node}"
-            return bool(await _heeding(self.client.lrem(key, 0, command_id)))
-        except (RedisError, OSError) as error:
-            raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
+        key = f"{self._prefix}:commands:{node}"
+        return bool(await _answer(self.client.lrem(key, 0, command_id)))
 
     async def take(self, lease: Lease) -> Command | None:
         reply = await self.call_function("take", lease.node, lease.epoch)
@@ -367,10 +351,7 @@ class Fleet:
         deadline = asyncio.get_running_loop().time() + within_s
         key = f"{self._prefix}:result:{command_id}"
         while True:
-            try:
-                raw: Any = await _heeding(self.client.lpop(key))
-            except (RedisError, OSError) as error:
-                raise FleetUnreachable(f"Redis does not answer: {error}", hint=_HINT) from error
+            raw: Any = await _answer(self.client.lpop(key))
             if isinstance(raw, bytes) or asyncio.get_running_loop().time() >= deadline:
                 return raw if isinstance(raw, bytes) else None
             await asyncio.sleep(0.05)

@@ -79,7 +79,8 @@ def files(config: Config, phone: Credentials, how: Signalling) -> dict[str, str]
         "baresip/accounts": baresip_accounts(config, phone, known, how),
         "baresip/config": baresip_config(how),
         "linphone.xml": linphone(config, phone, known, how),
-        "desk.cfg": desk(config, phone, known, how),
+        # desk phones have no DTLS-SRTP
+        **({} if how.media == "dtls-srtp" else {"desk.cfg": desk(config, phone, known, how)}),
     } | ({"baresip/ca.pem": how.ca, "ca.pem": how.ca} if how.ca else {})
 
 
@@ -136,6 +137,8 @@ def linphone(config: Config, phone: Credentials, known: list[Server], how: Signa
                     "reg_identity": f"{_quoted(phone)} <sip:{phone.name}@{host}>",
                     "reg_expires": str(config.phones.register_s),
                     "reg_sendregister": "1",
+                    # UDP/TLS/RTP/SAVPF, as the nodes want it with DTLS
+                    "avpf": "1" if how.media == "dtls-srtp" else "0",
                     "realm": phone.realm,
                     "quality_reporting_enabled": "0",
                 },

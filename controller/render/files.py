@@ -14,19 +14,18 @@ from typing import Any
 
 from controller import resources
 from controller.config import Config, PlainPeer, read_secret, split_address
+from controller.config_recordings import RecordingsConfig
 from controller.errors import UsageError
 from controller.fleet.keys import prefix
 from controller.model import Kind
 from controller.render.certificates import tls_files
 from controller.render.file import File
-from controller.render.phones import phones_file, phones_path
+from controller.render.phones import SRTP_MANDATORY, phones_file, phones_path
 from controller.render.redis import edge_secret, redis_files, redis_values, stunnel_values
 from controller.render.templates import Secret, fill
 
 #: what an edge's dialplan waits for its agent beyond the agent's own deadline
 _AGENT_GRACE_S = 0.1
-#: of FreeSWITCH's rtp_secure_media: no call without, the strongest first
-_SRTP_MANDATORY = "mandatory:AEAD_AES_256_GCM:AES_256_CM_HMAC_SHA1_80:AES_CM_128_HMAC_SHA1_80"
 
 
 @dataclass(frozen=True)
@@ -139,8 +138,9 @@ def freeswitch_files(config: Config, name: str, password: Secret, folder: Path) 
     files[socket] = File(fill(f"freeswitch/{socket}.j2", values), 0o600)
     if config.security.control == "tls":
         files["pbxctl-stunnel.conf"] = File(fill("freeswitch/pbxctl-stunnel.conf.j2", values))
-    route = resources.folder("lua") / "freeswitch" / "route.lua"
-    files["pbxctl-route.lua"] = File(route.read_text("utf-8"))
+    scripts = resources.folder("lua") / "freeswitch"
+    for script in ("route", "record", "recorded"):
+        files[f"pbxctl-{script}.lua"] = File((scripts / f"{script}.lua").read_text("utf-8"))
     return files | _no_phones(config, name)
 
 
@@ -182,7 +182,19 @@ def _node_values(config: Config, name: str, password: Secret, folder: Path) -> d
         "event_socket_port": split_address(node.event_socket)[1],
         "phones_sip": node.phones_sip,
         "phones_port": split_address(node.phones_sip)[1],
+        **_recordings(config, name),
         **_security(config, node.sip),
+    }
+
+
+def _recordings(config: Config, name: str) -> dict[str, Any]:
+    """record: whether dialplans ask the agent. What a person starts needs no question."""
+    ours = config.recordings or RecordingsConfig()
+    return {
+        "record": bool(ours.rules),
+        "recording": config.recordings is not None,
+        "recordings": f"{ours.folder}/{name}",
+        "unable": ours.unable,
     }
 
 
@@ -192,7 +204,7 @@ def _security(config: Config, sip: str) -> dict[str, Any]:
     return {
         "tls": tls,
         "media": security.media,
-        "srtp_suites": _SRTP_MANDATORY,
+        "srtp_suites": SRTP_MANDATORY,
         "srtp": security.media != "plain",
         "plain_port": security.plain_port,
         "plain_listen": f"{_host(sip)}:{security.plain_port}",

@@ -15,6 +15,10 @@ from controller.media.phones import caller_name
 from controller.model import Kind
 from controller.render.templates import Label, fill
 
+#: of FreeSWITCH's rtp_secure_media: the strongest first, and no call without
+SRTP_SUITES = "AEAD_AES_256_GCM:AES_256_CM_HMAC_SHA1_80:AES_CM_128_HMAC_SHA1_80"
+SRTP_MANDATORY = f"mandatory:{SRTP_SUITES}"
+
 _NAMES = re.compile(
     r'^\[([a-z0-9._-]+)\]\(pbxctl-phone\)$|<user id="([a-z0-9._-]+)">', re.MULTILINE
 )
@@ -34,6 +38,8 @@ def phones_file(
         "realm": config.realm,
         "tls": config.security.signalling == "tls",
         "media": config.security.media,
+        "srtp_required": SRTP_MANDATORY,
+        "srtp_preferred": f"optional:{SRTP_SUITES}",
         "register_s": config.phones.register_s,
         "sip_host": split_address(config.nodes[node].sip)[0],
         "versions": Label(", ".join(f"{r} {v}" for r, v in sorted(versions.items())) or "none"),

@@ -12,8 +12,10 @@
 
 local NODE, REGION, AGENT, DOMAIN = argv[1], argv[2], argv[3], argv[6]
 local TO = argv[4] == 'tls' and ';transport=tls' or ''
--- Without the first variable FreeSWITCH offers RTP/AVP beside RTP/SAVP.
-local SECURE = argv[5] ~= 'plain' and ',sdp_secure_savp_only=true,rtp_secure_media=' .. argv[5] or ''
+-- Without the first variable FreeSWITCH offers RTP/AVP beside RTP/SAVP; without the second it takes
+-- any a=fingerprint of an answer for encryption.
+local SECURE = argv[5] ~= 'plain'
+  and ',sdp_secure_savp_only=true,webrtc_enable_dtls=false,rtp_secure_media=' .. argv[5] or ''
 local TRIES_MAX = 3
 
 -- Causes after which another node may do better; 503 is NORMAL_TEMPORARY_FAILURE here. Busy, an
@@ -68,7 +70,7 @@ local function run()
   if DOMAIN then
     local contact = api:execute('sofia_contact', '*/' .. number .. '@' .. DOMAIN) or ''
     if string.match(contact, '^sofia/') then
-      return session:transfer(number, 'XML', 'pbxctl-phone')
+      return session:transfer(number, 'XML', 'pbxctl-here')
     end
   end
   for _ = 1, TRIES_MAX do

@@ -18,7 +18,7 @@ from tests.lab.baresip import Baresip
 from tests.lab.fleet import LabFleet
 from tests.lab.freeswitch import FreeSwitch
 from tests.lab.lab import Lab
-from tests.lab.rendered import put_rendered
+from tests.lab.rendered import put_rendered, start_stunnel
 from tests.lab.services import Redis
 from tests.lab.until import until
 
@@ -64,7 +64,7 @@ class PhoneFleet(LabFleet):
                 if isinstance(node, FreeSwitch):
                     told["event_socket"] = f"{node.address}:8021"
         if encrypted:
-            document["security"] = ENCRYPTED
+            document["security"] = ENCRYPTED | (settings or {}).get("security", {})
         self.config_path.write_text(yaml.safe_dump(document))
         if encrypted:
             renew_due(self.config, dt.datetime.now(dt.UTC))
@@ -72,6 +72,9 @@ class PhoneFleet(LabFleet):
     def begin(self) -> None:
         for node in self.nodes.values():
             put_rendered(self.config, node)
+            if isinstance(node, FreeSwitch) and self.config.security.control == "tls":
+                control = self.config.nodes[node.name].control
+                start_stunnel(self.lab, node.name, node.folder / "conf", control)
         for role in ROLES:
             self.start(role)
         self.until_active()

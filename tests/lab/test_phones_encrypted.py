@@ -2,18 +2,51 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
+from controller.api.shapes import call_key
+from controller.fleet.state import LegMedia
+from controller.pki.store import open_store
 from tests.lab.asterisk import Asterisk
-from tests.lab.freeswitch import FreeSwitch
+from tests.lab.baresip import Baresip
+from tests.lab.freeswitch import FreeSwitch, freeswitch_binary
 from tests.lab.lab import Lab
 from tests.lab.phone_fleet import PhoneFleet
+from tests.lab.register import Registrar
 from tests.lab.test_phones import HIGH_HZ, LOW_HZ, assert_they_talk
+from tests.lab.tls_sip import FINGERPRINT, GOOD_SDP, context, final_response, load_pair
+from tests.lab.until import until
 from tests.lab.wire import listening, stretches
 
 pytestmark = [pytest.mark.lab, pytest.mark.alone]
+
+
+def assert_attested(fleet: PhoneFleet, caller: Baresip, number: str, called: Baresip) -> None:
+    """A call of `caller` is attested as encrypted, leg by leg, on each node that has part of it."""
+    since = len(called.events)
+    caller.dial(number)
+    called.answer(since=since)
+    for node in {fleet.where(number), fleet.where(caller.name.removeprefix("phone-"))}:
+        legs = until(partial(attested, fleet, node), 5, f"both legs on {node} are encrypted")
+        assert all(leg.encrypted and leg.tls for leg in legs or ())
+    caller.hangup()
+    called.wait("CALL_CLOSED", 5, since=since)
+    until(lambda: not any(view.calls for view in fleet.views().values()), 5, "all over")
+
+
+def attested(fleet: PhoneFleet, node: str) -> list[LegMedia]:
+    """The legs of the node's one call, once both are known."""
+    calls = fleet.ask(lambda door: door.calls(node))
+    if not calls:
+        return []
+    seen = fleet.ask(lambda door: door.call(call_key(calls[0])))
+    media = seen.security if seen else None
+    whole = media is not None and media.verdict == "encrypted" and len(media.legs) == 2
+    return list(media.legs) if media is not None and whole else []
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +56,8 @@ def fleet() -> Iterator[PhoneFleet]:
             lab.asterisk("a"): "east",
             lab.asterisk("b"): "west",
         }
+        if freeswitch_binary():
+            nodes[lab.freeswitch("f")] = "south"
         with PhoneFleet(lab, nodes, lab.redis(), encrypted=True) as running:
             running.begin()
             yield running
@@ -37,7 +72,85 @@ def test_phones_of_two_nodes_talk_and_nobody_listens(fleet: PhoneFleet) -> None:
     with listening(fleet.lab.run, addresses) as seen:
         assert_they_talk(low, "2002", high)
         assert_they_talk(high, "1001", low)
+    assert_attested(fleet, low, "2002", high)
     assert len(seen.media()) > 200
     tones = stretches(low.said) | stretches(high.said)
     assert seen.readable(tones) == 0
     assert not seen.sip_lines()
+
+
+@pytest.mark.freeswitch
+def test_phones_of_freeswitch_and_asterisk_talk_and_nobody_listens(fleet: PhoneFleet) -> None:
+    low = fleet.phone("3001", "south", tone_hz=LOW_HZ)
+    other = fleet.phone("3003", "south", tone_hz=700)
+    high = fleet.phone("2003", "west", tone_hz=HIGH_HZ)
+    assert (fleet.where("3001"), fleet.where("2003")) == ("f", "b")
+    assert fleet.phone_view("3001").at[0].transport == "tls"
+    addresses = [n.address for n in (*fleet.nodes.values(), low, other, high)]
+    with listening(fleet.lab.run, addresses) as seen:
+        assert_they_talk(low, "3003", other)
+        assert_they_talk(low, "2003", high)
+        assert_they_talk(high, "3001", low)
+    assert len(seen.media()) > 400
+    tones = stretches(low.said) | stretches(other.said) | stretches(high.said)
+    assert seen.readable(tones) == 0
+    assert not seen.sip_lines()
+    assert_attested(fleet, low, "3003", other)
+    assert_attested(fleet, low, "2003", high)
+    assert_attested(fleet, high, "3001", low)
+
+
+@pytest.mark.parametrize("node", ["a", pytest.param("f", marks=pytest.mark.freeswitch)])
+def test_a_register_that_was_seen_is_soon_worth_nothing(fleet: PhoneFleet, node: str) -> None:
+    """Replayed from the phone's own address, which takes a TLS connection from there; to another
+    contact, for the digest does not cover it. FreeSWITCH counts the uses of a nonce; Asterisk does
+    not, and lets it be used for nonce_lifetime."""
+    name = f"31{node}1"
+    made = fleet.add(name, "east")
+    fleet.until_ready(name)
+    where = fleet.config.nodes[node].phones_sip
+    tls = context(open_store(fleet.config).ca("sip"), None, fleet.folder)
+    address = fleet.lab.address()
+    phone = Registrar(where, address, tls)
+    header = phone.authorization(name, made.password, phone.register(name))
+    assert phone.register(name, header).code == 200
+    stolen, used_s = phone.sent, time.monotonic()
+
+    def refused() -> bool:
+        thief = Registrar(where, address, tls)
+        codes = {thief.send(stolen).code, thief.register(name, header).code}
+        return codes <= {401, 403}
+
+    if node == "a":
+        until(refused, 8, "the nonce has ended")
+        assert time.monotonic() - used_s < 7
+    assert refused()
+    with pytest.raises(OSError):  # and not at all without TLS
+        Registrar(where, address).send(stolen)
+
+
+def test_with_dtls_the_keys_are_in_nobodys_sip(lab: Lab) -> None:
+    """Two nodes of Asterisk; config_file.py refuses FreeSWITCH, and says why."""
+    nodes: dict[Asterisk | FreeSwitch, str] = {
+        lab.asterisk("a"): "east",
+        lab.asterisk("b"): "west",
+    }
+    dtls = {"security": {"media": "dtls-srtp"}}
+    with PhoneFleet(lab, nodes, lab.redis(), encrypted=True, settings=dtls) as fleet:
+        fleet.begin()
+        low = fleet.phone("1001", "east", tone_hz=LOW_HZ)
+        high = fleet.phone("2002", "west", tone_hz=HIGH_HZ)
+        addresses = [n.address for n in (*fleet.nodes.values(), low, high)]
+        with listening(fleet.lab.run, addresses) as seen:
+            assert_they_talk(low, "2002", high)
+        assert len(seen.media()) > 100
+        assert seen.readable(stretches(low.said) | stretches(high.said)) == 0
+        assert "inline:" not in low.log_end(2000) + high.log_end(2000)
+        assert_attested(fleet, high, "1001", low)
+        store, node = open_store(fleet.config), fleet.nodes["b"]
+        pair = load_pair(store.folder / "sip" / "b.pem", store.folder / "sip" / "b.key")
+        peer = context(store.ca("sip"), pair, fleet.folder)
+        a = fleet.config.nodes["a"].sip
+        for offer in (("RTP/AVP", ""), ("RTP/AVP", FINGERPRINT), GOOD_SDP):
+            code = final_response(a, "9500", peer, source=node.address, sdp=offer)
+            assert code == 488, offer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from tests.lab.sipp import ulaw_of
 from tests.lab.until import until
 
 FRAME = 160  # 20 ms of G.711
+# not wherever the words stand: the event socket tells of messages, behind stunnel on loopback
+SIP_LINE = re.compile(rb"^(?:SIP/2\.0 \d{3} |[A-Z]+ sips?:\S+ SIP/2\.0)[^\r]*", re.MULTILINE)
 HEADER = 12  # RTP without extension or contributors
 
 
@@ -33,8 +36,7 @@ class Seen:
 
     def sip_lines(self) -> list[bytes]:
         """First lines of SIP messages that anybody can read."""
-        lines = [p.split(b"\r\n", 1)[0] for p in (*self.udp, *self.tcp)]
-        return [line for line in lines if b"SIP/2.0" in line]
+        return [line[0] for p in (*self.udp, *self.tcp) for line in SIP_LINE.finditer(p)]
 
 
 @contextlib.contextmanager

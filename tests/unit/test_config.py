@@ -98,6 +98,8 @@ def test_a_whole_config(folder: Path) -> None:
         ("fleet: main", "fleet: main\nmedia: {sample_share: 1.1}", 2, "media.sample_share",
          "<= 1"),
         ("fleet: main", "fleet: main\nsecurity: {media: zrtp}", 2, "security.media", "zrtp"),
+        ("fleet: main", "fleet: main\nsecurity: {media: dtls-srtp}", 2, "security.media",
+         "FreeSWITCH (west-1)"),
         ("fleet: main", "fleet: main\nsecurity: {control: no}", 2, "security.control", "bool"),
         ("fleet: main", "fleet: main\nsecurity: {signalling: plain}", 2, "security.media",
          "in clear"),
@@ -163,7 +165,8 @@ def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
 def test_encryption_is_demanded_unless_the_config_says_otherwise(
     folder: Path, more: str, trunk: str, phones: str
 ) -> None:
-    demands = Demands.of(read(folder, GOOD + more + "\n"))
+    text = GOOD.replace("kind: freeswitch", "kind: asterisk") if "dtls" in more else GOOD
+    demands = Demands.of(read(folder, text + more + "\n"))
     assert (demands.of_peer("pbxctl-trunk"), demands.of_peer("1001")) == (trunk, phones)
 
 

@@ -5,16 +5,29 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Awaitable, Callable
 
+import pytest
 import redis.asyncio as redis
 
 from controller.fleet.functions import Fleet
 from tests.redis_server import RedisServer
 
-ROUNDS = 1500
+ROUNDS = 500
+
+ASKS: dict[str, Callable[[Fleet], Awaitable[object]]] = {
+    "nodes": lambda fleet: fleet.nodes(),
+    "read_hash": lambda fleet: fleet.read_hash("x"),
+    "write_hash": lambda fleet: fleet.write_hash("x", "y", b"z"),
+    "presence": lambda fleet: fleet.presence(),
+    "run_id": lambda fleet: fleet.run_id(),
+    "cancel": lambda fleet: fleet.cancel("n", "c"),
+    "result": lambda fleet: fleet.result("c", 0),
+}
 
 
-async def test_no_cancellation_is_lost() -> None:
+@pytest.mark.parametrize("ask_once", ASKS.values(), ids=ASKS.keys())
+async def test_no_cancellation_is_lost(ask_once: Callable[[Fleet], Awaitable[object]]) -> None:
     with RedisServer() as server:
         # A timeout makes redis-py send under wait_for, as fleet.functions.connect does.
         fleet = Fleet(redis.Redis.from_url(server.url, socket_timeout=1), "test")
@@ -22,7 +35,7 @@ async def test_no_cancellation_is_lost() -> None:
 
         async def ask() -> None:
             while True:
-                await fleet.nodes()
+                await ask_once(fleet)
 
         for _ in range(ROUNDS):
             task = asyncio.create_task(ask())

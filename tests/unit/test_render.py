@@ -150,8 +150,11 @@ def test_write_says_what_cannot_be_written(tmp_path: Path) -> None:
         write(Rendered("n", tmp_path / "out", {"a": File("1")}))
 
 
-@pytest.mark.parametrize("media", ["srtp-sdes", "dtls-srtp"])
-@pytest.mark.parametrize("name", ["ast", "fs", "kam"])
+@pytest.mark.parametrize(
+    ("name", "media"),
+    [*((name, "srtp-sdes") for name in ("ast", "fs", "kam")),
+     ("ast", "dtls-srtp"), ("kam", "dtls-srtp")],
+)  # fmt: skip
 def test_an_encrypted_fleet_listens_for_nothing_in_clear(
     config: Config, name: str, media: str
 ) -> None:
