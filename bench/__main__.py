@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.figures import Report, circumstances
 
-BENCHES = ("placement", "events", "edge", "detection", "herd", "srtp", "phones")
+BENCHES = ("placement", "events", "edge", "detection", "herd", "srtp", "phones", "vault")
 
 
 def main() -> int:
