@@ -181,6 +181,7 @@ def _node_values(config: Config, name: str, password: Secret, folder: Path) -> d
         "event_socket_host": split_address(node.event_socket)[0],
         "event_socket_port": split_address(node.event_socket)[1],
         "phones_sip": node.phones_sip,
+        "phones_tls12": config.phones.tls_min == "1.2",
         "phones_port": split_address(node.phones_sip)[1],
         **_recordings(config, name),
         **_security(config, node.sip),
