@@ -307,6 +307,15 @@ def split_address(address: str) -> tuple[str, int]:
     return match[1].strip("[]"), int(match[2])
 
 
+def stamp(path: Path) -> tuple[int, int]:
+    """Another one after each change of the file; (0, 0) while there is none."""
+    try:
+        there = path.stat()
+    except OSError:
+        return (0, 0)
+    return (there.st_mtime_ns, there.st_ino)
+
+
 def read_secret(path: Path) -> str:
     """The first line of a secret file. ConfigError when absent, empty or readable by others."""
     try:
