@@ -32,6 +32,8 @@ PLACES = {
     "calls": "controller.cli.calls:calls",
     "alarms": "controller.cli.alarms:alarms",
     "phones": "controller.cli.phones:phones",
+    "recordings": "controller.cli.recordings:recordings",
+    "vault": "controller.cli.vault:vault",
     "route": "controller.cli.route:route",
     "context": "controller.cli.context:context",
     "completion": "controller.cli.completion:completion",
