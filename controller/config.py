@@ -153,12 +153,13 @@ class RedisConfig(Strict, frozen=True):
     users: folder with one password file for each role; each role then logs in as pbxctl-ROLE,
     which may do its own work and nothing else. Without it all log in by password_file.
     sentinels: host:port of Redis Sentinels; the url's host is then the primary's name with them.
-    names: addresses and DNS names of the servers, for their certificate, where it is not the url's.
+    servers: host:port of the servers behind the Sentinels, for their certificate, and for the proxy
+    of an edge.
     """
 
     url: str | None = None
     sentinels: tuple[str, ...] = ()
-    names: tuple[str, ...] = ()
+    servers: tuple[str, ...] = ()
     password_file: str | None = None
     users: str | None = None
 

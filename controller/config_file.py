@@ -290,12 +290,13 @@ def _check_sentinels(doc: _Document, config: Config) -> None:
             "need a url with the primary's name as its host",
             hint="as in url: rediss://pbxctl/0",
         )
-    if config.redis.speaks_tls and config.edges:
+    for i, address in enumerate(config.redis.servers):
+        _address(doc, address, ("redis", "servers", str(i)))
+    if not config.redis.servers:
         raise doc.error(
             where,
-            "Kamailio cannot follow them through the stunnel that TLS needs",
-            hint="let redis.url name a TCP proxy that follows the primary, or use redis:// on a "
-            "network of its own",
+            "are there, but not whom they choose among",
+            hint="name all servers, as in servers: [192.0.2.11:6379, 192.0.2.12:6379]",
         )
 
 

@@ -37,7 +37,11 @@ class Sentinels:
         until(lambda: primary.ask("INFO replication").count("state=online") == 2, 10, "replicas")
         self._programs = [_sentinel(lab, f"s{n}", primary.address) for n in (1, 2, 3)]
         self.addresses = [f"{program.address}:{SENTINEL_PORT}" for program in self._programs]
-        self.settings = {"url": f"redis://{NAME}/0", "sentinels": self.addresses}
+        self.settings = {
+            "url": f"redis://{NAME}/0",
+            "sentinels": self.addresses,
+            "servers": [f"{server.address}:{REDIS_PORT}" for server in self.servers],
+        }
         until(lambda: self._told() == (2, 2), 15, "the Sentinels know each other and the replicas")
 
     def primary(self) -> Redis:
