@@ -5,6 +5,7 @@ Labels are node, region, state and the like, never a call: their number is bound
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -48,6 +49,17 @@ _OF_NODE: tuple[tuple[str, str, Callable[[NodeView], float | None]], ...] = (
         lambda n: n.drift,
     ),
 )
+#: counters that are shown before the first of their kind, so that it counts as one
+_FROM_ZERO = {
+    **{
+        f"reject:{why}": 0
+        for why in (
+            *("no room", "no node fit", "phone", "tries"),
+            *("malformed", "unknown fleet", "unknown region"),
+        )
+    },
+    **{f"alarm:{kind}": 0 for kind in ("media", "packets")},
+}
 
 
 @dataclass(frozen=True)
@@ -88,12 +100,17 @@ class FleetCollector(Collector):
         self._seen: tuple[list[NodeView], dict[str, int], Presence, dict[str, PhonesOf]] | None = (
             None
         )
+        self._answer_s = 0.0
+        kinds = ("place", "spill")
+        self._from_zero = {f"{kind}:{region}": 0 for kind in kinds for region in config.regions}
 
     async def refresh(self) -> None:
+        began_s = time.monotonic()
         try:
             nodes = await all_nodes(self._config, self._fleet)
             stats, presence = await self._fleet.stats(), await self._fleet.presence()
             self._seen = nodes, stats, presence, await self._of_phones()
+            self._answer_s = time.monotonic() - began_s
         except PbxctlError:
             # Old values would look alive; their absence and fleet_reachable 0 say what is wrong.
             self._seen = None
@@ -123,9 +140,14 @@ class FleetCollector(Collector):
         if self._seen is None:
             return
         nodes, counters, presence, phones = self._seen
+        yield GaugeMetricFamily(
+            "pbxctl_fleet_answer_seconds",
+            "Time in which Redis answered this scrape's questions.",
+            value=self._answer_s,
+        )
         yield from node_metrics(nodes)
         yield from phone_metrics(nodes, phones)
-        yield from counter_metrics(counters)
+        yield from counter_metrics(_FROM_ZERO | self._from_zero | counters)
         yield GaugeMetricFamily(
             "pbxctl_drivers", "Driver processes alive.", value=len(presence.drivers)
         )

@@ -87,6 +87,7 @@ class Attestor:
         seen: Seen = nothing_seen,
     ) -> None:
         self._node = node
+        metrics.from_zero(node)
         self._judge = judge
         self._write = write
         self._sample_share = sample_share

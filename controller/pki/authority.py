@@ -75,12 +75,17 @@ def issue(
     days: int,
     server: bool,
     client: bool,
+    roles: Iterable[str] = (),
 ) -> Pair:
-    """A certificate with `name` as its common name. addresses: IPs and DNS names it answers to."""
+    """A certificate with `name` as its common name. addresses: IPs and DNS names it answers to.
+
+    roles: organizational units of its subject.
+    """
     key = new_key()
     signed = sign(
-        authority, key.public_key(), name, addresses, now, days=days, server=server, client=client
-    )
+        authority, key.public_key(), name, addresses, now,
+        days=days, server=server, client=client, roles=roles,
+    )  # fmt: skip
     return Pair(signed, key)
 
 
@@ -98,11 +103,13 @@ def sign(
     days: int,
     server: bool,
     client: bool,
+    roles: Iterable[str] = (),
 ) -> x509.Certificate:
     """As `issue`, for a key whose private half is elsewhere."""
     issuer = authority.certificate
     usages = [ExtendedKeyUsageOID.SERVER_AUTH] * server + [ExtendedKeyUsageOID.CLIENT_AUTH] * client
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    units = [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, role) for role in roles]
+    subject = x509.Name([*units, x509.NameAttribute(NameOID.COMMON_NAME, name)])
     # A leaf that outlives its authority would fail on a day that nobody watches.
     ends = min(now + dt.timedelta(days=days), issuer.not_valid_after_utc)
     builder = (
@@ -158,6 +165,12 @@ def revocations(
     entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
     builder = builder.add_revoked_certificate(entry)
     return builder.sign(authority.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def roles_in(certificate: x509.Certificate) -> tuple[str, ...]:
+    """As `issue` was given them."""
+    units = certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
+    return tuple(str(unit.value) for unit in units)
 
 
 def is_due(certificate: x509.Certificate, now: dt.datetime) -> bool:

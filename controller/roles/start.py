@@ -6,11 +6,12 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Collection
 
+from controller import notify
 from controller.config import Config
 from controller.errors import UsageError
 from controller.log import set_up_logging
 
-ROLES = ("driver", "steward", "gate", "agent")
+ROLES = ("driver", "steward", "gate", "agent", "vault")
 
 
 def run(role: str, config: Config, names: Collection[str] | None = None) -> int:
@@ -43,6 +44,10 @@ def _starter(
         from controller.roles.agent import run as run_agent
 
         return lambda stop: run_agent(config, names, stop)
+    if role == "vault":
+        from controller.roles.vault import run as run_vault
+
+        return lambda stop: run_vault(config, stop)
     raise UsageError(f"there is no role {role!r}", hint=f"one of: {', '.join(ROLES)}")
 
 
@@ -51,4 +56,8 @@ async def _until_signal(work: Callable[[asyncio.Event], Awaitable[None]]) -> Non
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await work(stop)
+    watch = asyncio.create_task(notify.alive(stop))
+    try:
+        await work(stop)
+    finally:
+        watch.cancel()

@@ -16,7 +16,10 @@ FLOORS = (
     {"api", "agent", "render", "doctor"},
     {"routing", "capacity", "fraud", "media", "vault", "access"},
     {"records", "evidence", "fleet", "pbx", "pki"},
-    {"model", "config", "config_file", "errors", "metrics", "log", "resources", "tasks", "version"},
+    {
+        *("model", "config", "config_file", "config_shapes", "config_vault", "config_recordings"),
+        *("errors", "metrics", "log", "notify", "resources", "tasks", "version"),
+    },
 )
 
 
