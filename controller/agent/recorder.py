@@ -226,6 +226,7 @@ class Recorder:
         if self._vault_away:
             _log.warning("%s: the vault answers again", self._node)
         self._vault_away, self._pause_s, self._retry_at_s = "", RETRY_FIRST_S, 0.0
+        self._full = ""  # what is still too much is told again
         if flight.orphan:
             self._orphan_answered(flight.orphan, acks)
         elif flight.spooled is not None:
