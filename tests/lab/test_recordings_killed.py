@@ -176,7 +176,7 @@ def test_nothing_is_lost_and_nothing_comes_twice(
     witness.close()
     bodies = Bodies(open_store(world.config))
     took = {recording: world.taken(recording) for recording in bodies.all_growing()}
-    assert len(took) > 40
+    assert len(took) >= 10, "several recordings, with many kills each"
     assert set(took) == set(wrote)
     for recording, taken in took.items():
         assert taken.plain == wrote[recording], f"{recording} is another at the vault"

@@ -7,6 +7,7 @@ import contextlib
 import os
 import secrets
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,31 @@ async def test_what_the_vault_does_not_take_is_spooled_and_comes_in_order(
         await eventually(lambda: files.recording in vault.ends, 10, "its end")
         assert vault.plain(files.recording) == audio
         await eventually(lambda: nothing_left(node), 3, "the spool is empty")
+
+
+async def test_the_spool_empties_while_the_call_goes_on(tmp_path: Path) -> None:
+    vault = FakeVault()
+    async with running(Node(tmp_path, vault)) as node:
+        files = node.record()
+        vault.away = True
+
+        def talk() -> None:
+            write(files, secrets.token_bytes(CHUNK))
+
+        for _ in range(8):
+            talk()
+            await eventually(partial(grown, node, len(node.spool)), 3, "another request in it")
+        vault.away = False
+        for _ in range(40):
+            talk()
+            await asyncio.sleep(0.1)
+            if not len(node.spool):
+                break
+        assert not len(node.spool), "it is emptied faster than it is filled"
+
+
+def grown(node: Node, before: int) -> bool:
+    return len(node.spool) > before
 
 
 def spooled(node: Node) -> bytes:
