@@ -12,6 +12,7 @@ looks every second.
 from __future__ import annotations
 
 import json
+import math
 import time
 import urllib.error
 import urllib.parse
@@ -31,6 +32,11 @@ from tests.lab.phone_fleet import PhoneFleet
 from tests.lab.until import until
 
 PROMETHEUS = REPOSITORY / "deploy" / "prometheus"
+#: file name to dashboard, as committed
+DASHBOARDS: dict[str, dict[str, Any]] = {
+    path.stem: json.loads(path.read_text())
+    for path in sorted((REPOSITORY / "deploy" / "grafana" / "json").glob("*.json"))
+}
 EDGE, KILLED, FROZEN = "edge-1", "east-1", "west-1"
 CALLS_MAX = {EDGE: 60, KILLED: 10, "east-2": 10, FROZEN: 30}
 #: 10.5 s of speech, after which the call ends
@@ -65,6 +71,20 @@ class Observed:
     @property
     def length_s(self) -> float:
         return self.ended_s - self.began_s
+
+    def filled(self, expr: str, node: str = ".*") -> str:
+        """A query of a dashboard, its variables filled in as Grafana does."""
+        values = {
+            "$__rate_interval": "10s",
+            "$__range": f"{math.ceil(self.length_s)}s",
+            "$job": "pbxctl",
+            "$region": ".*",
+            "$node": node,
+        }
+        for name, value in values.items():
+            expr = expr.replace(name, value)
+        assert "$" not in expr, expr
+        return expr
 
     def get(self, path: str, **query: str | float) -> Any:
         """What /api/v1/PATH has as data."""
@@ -115,7 +135,9 @@ def observed() -> Iterator[Observed]:
             for name, told in document["nodes"].items():
                 told |= {"calls_max": CALLS_MAX[name], "edge": name == EDGE}
             fleet.config_path.write_text(yaml.safe_dump(document))
-            fleet.begin()
+            # The nodes share a machine that others load too: an agent beside each would tell them
+            # all that CPU, and placement would go by it.
+            fleet.begin("--node", EDGE)
             run = _prometheus(lab, host)
             _live(fleet, run)
             yield run
