@@ -65,6 +65,10 @@ COLUMNS: tuple[Column[RecordingView], ...] = (
     places={
         "export": "controller.cli.recordings_export:export",
         "person": "controller.cli.recordings_person:person",
+        **{
+            verb: f"controller.cli.recording_control:{verb}"
+            for verb in ("start", "stop", "pause", "resume")
+        },
     },
 )
 def recordings() -> None:

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from controller import metrics
-from controller.agent import answers, packets
+from controller.agent import answers, packets, recording_metrics
 from controller.api.fleet_metrics import FleetCollector
 from controller.config import Config
 from controller.config_file import parse
@@ -158,7 +158,9 @@ async def test_the_gates_page(config: Config, playing: Playing) -> None:
     ],
 )
 def test_the_other_roles_pages(role: str, registry: CollectorRegistry) -> None:
-    assert attestor_metrics.LEGS and packets.LOOKS  # they register with their role when imported
+    assert (
+        attestor_metrics.LEGS and packets.LOOKS and recording_metrics.LIVE
+    )  # they register with their role when imported
     text = generate_latest(registry).decode()
     assert documented(role) == existing(text)
     promtool(text)
