@@ -83,7 +83,12 @@ RIGHTS = {
         reads=(*_PICTURE, "lease", "at", "phones", "phonever", "read"),
         writes=(*_PLACING, "phoneack", "written", "look", "seen", "alarms", "recask", "result"),
     ),
-    "edge": Rights(functions=("route",), reads=(*_PICTURE, "at"), writes=_PLACING),
+    "edge": Rights(
+        functions=("route",),
+        reads=(*_PICTURE, "at"),
+        writes=_PLACING,
+        more=("role",),  # its proxy looks for the primary
+    ),
     "doctor": Rights(
         functions=("nodes", "phone_counts"),
         reads=(*_PICTURE, "lease", "drivers", "stats", "regs", "phoneack", "phonever"),
