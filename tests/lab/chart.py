@@ -18,12 +18,16 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Chart:
-    """series: name and points, seconds from the beginning to value. unit: of Grafana."""
+    """series: name and points, seconds from the beginning to value. unit: of Grafana.
+
+    most: where the axis ends; what is higher is cut off there.
+    """
 
     title: str
     unit: str
     series: Sequence[tuple[str, Sequence[Point]]]
     stacked: bool = False
+    most: float | None = None
 
 
 def page(
@@ -52,6 +56,7 @@ def page(
 def _chart(chart: Chart, marks: Sequence[tuple[float, str]], end_s: float) -> list[str]:
     drawn = _stacked(chart.series) if chart.stacked else list(chart.series)
     highest = max((v for _, points in drawn for _, v in points), default=0.0)
+    highest = highest if chart.most is None else min(highest, chart.most)
     step = _step(highest)
     top = max(step, math.ceil(highest / step - 1e-9) * step)
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
@@ -60,9 +65,9 @@ def _chart(chart: Chart, marks: Sequence[tuple[float, str]], end_s: float) -> li
         return LEFT + seconds / end_s * (right - LEFT)
 
     def y(value: float) -> float:
-        return bottom - value / top * (bottom - TOP)
+        return bottom - min(1.0, value / top) * (bottom - TOP)
 
-    title = f"{chart.title}, per second" if chart.unit == "cps" else chart.title
+    title = f"{chart.title}, per second" if chart.unit in {"cps", "Bps"} else chart.title
     parts = [_text(LEFT, 20, title, size=12, weight="bold")]
     for tick in range(round(top / step) + 1):
         value = tick * step
@@ -127,6 +132,8 @@ def _value(value: float, unit: str) -> str:
         return f"{value / 86400:.4g} d"
     if unit == "s" and 0 < value < 1:
         return f"{value * 1000:.4g} ms"
+    if unit == "Bps":
+        return f"{value / 1000:.4g} kB"
     if unit == "bytes":
         return f"{value / 2**20:.4g} MB"
     return f"{value:.4g} s" if unit == "s" else f"{value:.4g}"

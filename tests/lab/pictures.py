@@ -17,7 +17,8 @@ FOLDER = REPOSITORY / "docs" / "pictures"
 DRAWN = {
     "fleet": ("Calls", "Load", "Nodes by state", "Placements", "Arrivals", "Room by region"),
     "media": ("Suites", "Encrypted share", "Attested within"),
-    "control": ("Event lag", "Redis answers within", "CPU"),
+    "vault": ("Recordings", "Sealed and shipped", "Shipped within"),
+    "control": ("Event lag", "Redis answers within", "Agents answer within"),
 }
 
 
@@ -34,9 +35,9 @@ def chart(run: Observed, panel: dict[str, Any]) -> Chart:
             series.append((name, [(s, v) for s, v in points if math.isfinite(v)]))
     # A series that is 0 all the time only fills the legend.
     told = [(name, points) for name, points in series if any(value for _, value in points)]
-    stacking = panel["fieldConfig"]["defaults"]["custom"].get("stacking", {}).get("mode")
-    unit = panel["fieldConfig"]["defaults"]["unit"]
-    return Chart(panel["title"], unit, told, stacked=stacking == "normal")
+    field = panel["fieldConfig"]["defaults"]
+    stacked = field["custom"].get("stacking", {}).get("mode") == "normal"
+    return Chart(panel["title"], field["unit"], told, stacked, field.get("max"))
 
 
 def main() -> None:

@@ -76,7 +76,7 @@ def test_the_numbers_are_the_runs(run: Observed) -> None:
     assert 0 < value(run, panel("pbxctl-fleet", "Noticed within")) <= 3
     assert value(run, panel("pbxctl-media", "Encrypted")) == 1
     assert value(run, panel("pbxctl-control", "Roles down")) == 0
-    assert value(run, 'sum(pbxctl_recordings_ended_total{outcome="complete"})') > 5
+    assert value(run, 'sum(pbxctl_recordings_ended_total{outcome="complete"})') > 0
     down = 'max_over_time(pbxctl_node_state{state="down"}[$__range])'
     found = {s.labels["node"]: s.points[0][1] for s in run.instant(run.filled(down))}
     assert found == {EDGE: 0, KILLED: 1, RECORDED: 0, FROZEN: 1}
