@@ -192,11 +192,14 @@ class Files:
     def last_written_s(self) -> float:
         return os.fstat(self.fd).st_mtime
 
-    def remove(self) -> None:
-        """The key goes last: without it the audio would be left without its name."""
+    def close(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+    def remove(self) -> None:
+        """The key goes last: without it the audio would be left without its name."""
+        self.close()
         for path in (self.raw, self._end, self._stem.with_suffix(".new"), self._memo):
             path.unlink(missing_ok=True)
 

@@ -52,7 +52,6 @@ from controller.pbx.worker_metrics import (
     LINKS_LOST,
     LOGIN_REFUSED,
     WORDS_LOST,
-    from_zero,
 )
 from controller.pbx.worker_phones import Registrations
 from controller.tasks import is_set, together
@@ -112,7 +111,6 @@ class Worker:
         self._compare_now = asyncio.Event()
         self._commands_wait = asyncio.Event()
         self._problem = ""
-        from_zero(self.name)
 
     def renew(self, lease: Lease) -> None:
         """The lease as last seen; another epoch means that Redis or its data was replaced."""
