@@ -152,9 +152,14 @@ class RedisConfig(Strict, frozen=True):
 
     users: folder with one password file for each role; each role then logs in as pbxctl-ROLE,
     which may do its own work and nothing else. Without it all log in by password_file.
+    sentinels: host:port of Redis Sentinels; the url's host is then the primary's name with them.
+    servers: host:port of the servers behind the Sentinels, for their certificate, and for the proxy
+    of an edge.
     """
 
     url: str | None = None
+    sentinels: tuple[str, ...] = ()
+    servers: tuple[str, ...] = ()
     password_file: str | None = None
     users: str | None = None
 
@@ -232,12 +237,14 @@ class PhonesConfig(Strict, frozen=True):
     realm: what digests are made for; unset, the fleet's name. Another realm makes every password
     invalid. domain: the name that phones find by DNS (`pbxctl phones dns` prints its records);
     unset, a phone's file lists node addresses. register_s: how long a registration lasts, which
-    is also how long a phone may take to notice that its node has died.
+    is also how long a phone may take to notice that its node has died. tls_min: the oldest TLS
+    that phones may speak; "1.2" is for desk phones that know no other. Trunks have 1.3 always.
     """
 
     realm: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")] | None = None
     domain: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9.-]{0,252}$")] | None = None
     register_s: Annotated[int, Meta(ge=10, le=7200)] = 60
+    tls_min: Literal["1.2", "1.3"] = "1.3"
 
 
 class RecordsConfig(Strict, frozen=True):
@@ -303,6 +310,15 @@ def split_address(address: str) -> tuple[str, int]:
     if not match or not 0 < int(match[2]) < 65_536:
         raise ValueError(f"{address!r} is not host:port")
     return match[1].strip("[]"), int(match[2])
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Another one after each change of the file; (0, 0) while there is none."""
+    try:
+        there = path.stat()
+    except OSError:
+        return (0, 0)
+    return (there.st_mtime_ns, there.st_ino)
 
 
 def read_secret(path: Path) -> str:

@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from controller import notify
 from controller.config import Config
 from controller.errors import PbxctlError, UsageError
 from controller.log import set_up_logging
@@ -72,7 +73,8 @@ async def _main(config: Config) -> int:
                                 "run", role])  # fmt: skip
         keeper.start()
         keepers.append(keeper)
-    await stop.wait()
+    notify.ready()
+    await notify.alive(stop)
     log.info("stops; calls on the nodes go on")
     await asyncio.gather(*(keeper.end() for keeper in keepers))
     if redis:
@@ -143,7 +145,10 @@ class _Keeper:
         while True:
             began = time.monotonic()
             self._process = await asyncio.create_subprocess_exec(
-                *self._command, preexec_fn=_die_with_parent, stdin=asyncio.subprocess.DEVNULL
+                *self._command,
+                preexec_fn=_die_with_parent,
+                stdin=asyncio.subprocess.DEVNULL,
+                env=notify.without(os.environ),
             )
             log.info("%s runs, pid %d", self.name, self._process.pid)
             code = await self._process.wait()

@@ -10,24 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-import secrets
 from pathlib import Path
 
+from controller.agent.steps import keep_in_step, text_of
 from controller.config import Config
 from controller.errors import PbxctlError
+from controller.fleet.files import NodeFiles
 from controller.fleet.functions import Fleet
 from controller.fleet.phones import FleetPhones, NodePhones, PublishedPhone
 from controller.media.phones import regions_held_by
 from controller.render.files import folder_of
-from controller.render.phones import phones_file, phones_in, phones_path
+from controller.render.phones import phones_file, phones_in, phones_path, versions_label
 from controller.render.write import replace
 
 LOOK_S = 0.4
-RETRY_FIRST_S = 1.0
-RETRY_MAX_S = 10.0
-READ_S = 7.0  # the driver's own deadline is 5 s
-POLL_S = 0.1
 
 _log = logging.getLogger(__name__)
 
@@ -38,38 +34,26 @@ class PhoneFiles:
     def __init__(self, config: Config, fleet: Fleet, node: str) -> None:
         self._config = config
         self._phones = FleetPhones(fleet)
+        self._marks = NodeFiles(fleet, node)
         self._node = node
         self._regions = regions_held_by(config, node)
         self._path: Path = folder_of(config, node) / phones_path(config, node)
-        self._problem = ""
         #: a file was written and its reload did not succeed yet
         self._unread = False
+        #: of the file as it was written last: whoever changes it changes that
+        self._stamp: tuple[int, int] | None = None
         #: the phones that the file has, also while Redis is away
-        self.names = phones_in(_text(self._path))
+        self.names = phones_in(text_of(self._path))
 
     async def run(self) -> None:
-        pause_s = RETRY_FIRST_S
-        while True:
-            problem = ""
-            try:
-                await self._step()
-            except PbxctlError as error:
-                problem = error.message
-            except OSError as error:
-                problem = f"{self._path} cannot be written: {error.strerror}"
-            if problem and problem != self._problem:
-                _log.warning("phones of %s: %s", self._node, problem)
-            self._problem = problem
-            pause_s = min(2 * pause_s, RETRY_MAX_S) if problem else RETRY_FIRST_S
-            await asyncio.sleep(
-                (pause_s if problem else LOOK_S) * random.uniform(0.8, 1.2)  # noqa: S311
-            )
+        await keep_in_step(f"phones of {self._node}", self._path, self._step, LOOK_S)
 
     async def _step(self) -> None:
         published = await self._phones.published()
         wanted = {r: published[r] for r in self._regions if r in published}
         runs_on = (await self._phones.acknowledged()).get(self._node, NodePhones())
-        if not wanted or (runs_on.versions == wanted and not runs_on.problem and not self._unread):
+        in_step = runs_on.versions == wanted and not runs_on.problem and not self._unread
+        if not wanted or (in_step and self._is_ours(wanted)):
             return
         versions: dict[str, int] = {}
         phones: list[PublishedPhone] = []
@@ -89,28 +73,27 @@ class PhoneFiles:
         await self._phones.acknowledge(self._node, NodePhones(versions))
         _log.info("phones of %s: %d, versions %s", self._node, len(phones), versions)
 
+    def _is_ours(self, versions: dict[str, int]) -> bool:
+        """Whether the file is there as an agent wrote it for these versions."""
+        stamp = _stamp(self._path)
+        if self._stamp is None and f"versions: {versions_label(versions)}\n" in text_of(self._path):
+            self._stamp = stamp
+        return stamp is not None and stamp == self._stamp
+
     async def _put(self, phones: list[PublishedPhone], versions: dict[str, int]) -> None:
         text = phones_file(self._config, self._node, phones, versions)
         self._unread = True
         await asyncio.to_thread(replace, self._path, text, 0o600)
+        self._stamp = _stamp(self._path)
         self.names = phones_in(text)
-        mark = secrets.token_hex(8)
-        await self._phones.file_written(self._node, mark)
-        deadline_s = asyncio.get_running_loop().time() + READ_S
-        problem = "no driver has the node"
-        while asyncio.get_running_loop().time() < deadline_s:
-            read, problem_then = await self._phones.file_read(self._node)
-            if read == mark:
-                problem = problem_then
-                break
-            await asyncio.sleep(POLL_S)
-        if problem:
-            raise PbxctlError(f"written, but not read by the PBX yet: {problem}")
+        await self._marks.have_read("phones")
         self._unread = False
 
 
-def _text(path: Path) -> str:
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What changes with the file; None when it cannot be looked at."""
     try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError):
-        return ""
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns

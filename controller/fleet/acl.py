@@ -16,7 +16,7 @@ from controller.fleet.keys import prefix
 
 #: of the library, as lua/redis/ has them; a test keeps the two in step
 DATA_COMMANDS = (
-    *("get", "set", "setnx", "del", "exists", "pexpire", "time"),
+    *("get", "set", "setnx", "del", "exists", "pexpire", "time", "info|server"),
     *("hget", "hset", "hsetnx", "hmget", "hgetall", "hdel", "hkeys", "hvals", "hlen", "hincrby"),
     *("zadd", "zrem", "zrange", "zrevrange", "zscore", "zcount", "zcard", "zremrangebyscore"),
     *("sadd", "srem", "smembers", "scard"),
@@ -37,7 +37,7 @@ class Rights:
 
 
 #: what every look at nodes reads
-_PICTURE = ("policy", "nodes", "node", "live", "resv", "idx", "full")
+_PICTURE = ("server", "policy", "nodes", "node", "live", "resv", "idx", "full")
 #: what a placement writes
 _PLACING = ("node", "call", "resv", "idx", "full", "stats")
 
@@ -45,49 +45,53 @@ RIGHTS = {
     "driver": Rights(
         functions=(
             *("claim", "release", "register", "beat", "events", "reconcile", "take", "done"),
-            *("policy", "attest", "registered", "reregister", "phones_read", "lenient"),
+            *("policy", "attest", "registered", "reregister", "file_read", "lenient", "seen"),
         ),
-        reads=(*_PICTURE, "phones", "phonever", "phonefile"),
+        reads=(*_PICTURE, "phones", "phonever", "written"),
         writes=(
             *(*_PLACING, "nodes", "live", "drivers", "lease", "policy", "alarms"),
-            *("commands", "command", "running", "result", "regs", "at", "phoneread", "look"),
+            *("commands", "command", "running", "result", "regs", "at", "read", "look", "seen"),
         ),
     ),
     "steward": Rights(
         functions=("lead", "policy", "forget", "nodes", "publish"),
         reads=(*_PICTURE, "phoneack"),
         writes=(
-            *("policy", "lease", "nodes", "node", "live", "resv", "idx", "full", "stats"),
+            *("server", "policy", "lease", "nodes", "node", "live", "resv", "idx", "full", "stats"),
             *("commands", "running", "phones", "phonever", "regs", "at"),
-            *("phoneack", "phonefile", "phoneread"),
+            *("phoneack", "written", "read"),
         ),
         more=("function|load",),
     ),
     "gate": Rights(
         functions=(
             *("nodes", "want", "route", "route_dry", "call", "calls", "stats", "command"),
-            *("alarms", "registrations", "record_ask"),
+            *("alarms", "registrations", "phone_counts", "record_ask"),
         ),
-        reads=(*_PICTURE, "lease", "drivers", "call", "alarms", "regs", "at", "phoneack"),
+        reads=(
+            *(*_PICTURE, "lease", "drivers", "call", "alarms", "regs", "at"),
+            *("phoneack", "phonever"),
+        ),
         writes=(*_PLACING, "commands", "command", "result", "recask"),
         more=("lrem",),
     ),
     "agent": Rights(
-        # `command` to have the PBX take the certificates that the agent wrote
         functions=(
-            *("route", "nodes", "host", "phones", "command", "looks", "looked"),
+            *("route", "nodes", "host", "phones", "looks", "looked"),
             *("record_take", "record_told", "record_alarm"),
         ),
-        reads=(*_PICTURE, "lease", "at", "phones", "phonever", "phoneread"),
-        writes=(
-            *(*_PLACING, "phoneack", "phonefile", "look", "alarms"),
-            *("commands", "command", "result", "recask"),
-        ),
+        reads=(*_PICTURE, "lease", "at", "phones", "phonever", "read"),
+        writes=(*_PLACING, "phoneack", "written", "look", "seen", "alarms", "recask", "result"),
     ),
-    "edge": Rights(functions=("route",), reads=(*_PICTURE, "at"), writes=_PLACING),
+    "edge": Rights(
+        functions=("route",),
+        reads=(*_PICTURE, "at"),
+        writes=_PLACING,
+        more=("role",),  # its proxy looks for the primary
+    ),
     "doctor": Rights(
-        functions=("nodes",),
-        reads=(*_PICTURE, "lease", "drivers", "stats"),
+        functions=("nodes", "phone_counts"),
+        reads=(*_PICTURE, "lease", "drivers", "stats", "regs", "phoneack", "phonever"),
         more=("info", "config|get", "function|list"),
     ),
     "vault": Rights(),

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from controller.config import NodeConfig, read_secret, split_address
+from controller.config import NodeConfig, read_secret, split_address, stamp
 from controller.errors import (
     CommandRefused,
     DeadlineExceeded,
@@ -32,6 +32,7 @@ from controller.errors import (
 )
 from controller.fleet import commands
 from controller.fleet.commands import CommandResult
+from controller.fleet.files import NodeFiles
 from controller.fleet.functions import Fleet
 from controller.fleet.reconcile import LiveSet
 from controller.fleet.state import Attestation, Beat, Lease
@@ -40,15 +41,18 @@ from controller.pbx.attestor import Attestor, Judge
 from controller.pbx.base import Driver
 from controller.pbx.carry_out import carry_out
 from controller.pbx.options import OptionsProbe
+from controller.pbx.worker_files import read_written
 from controller.pbx.worker_metrics import (
     BAD_EVENTS,
     DRIFT,
+    EVENT_LAG,
     EVENTS,
     EVENTS_LOST,
     LINK_UP,
     LINKS_LOST,
     LOGIN_REFUSED,
     WORDS_LOST,
+    from_zero,
 )
 from controller.pbx.worker_phones import Registrations
 from controller.tasks import is_set, together
@@ -97,7 +101,7 @@ class Worker:
         self._sample_share = sample_share
         self._attestor: Attestor | None = None
         self._live = LiveSet()
-        self._phones = Registrations(fleet, lease.node, config.kind)
+        self._phones = Registrations(fleet, lease.node)
         self._facts: NodeFacts | None = None
         self._load = LoadSample()
         self._want = "standby" if config.standby else "active"
@@ -107,6 +111,7 @@ class Worker:
         self._compare_now = asyncio.Event()
         self._commands_wait = asyncio.Event()
         self._problem = ""
+        from_zero(self.name)
 
     def renew(self, lease: Lease) -> None:
         """The lease as last seen; another epoch means that Redis or its data was replaced."""
@@ -157,21 +162,16 @@ class Worker:
         """A wrong password is shown, not tried again: until its file is another one."""
         LOGIN_REFUSED.labels(self.name).inc()
         self._tell_problem(error.message)
-        while self._secret_stamp() == self._secret_seen:
+        while stamp(self._secret_file) == self._secret_seen:
             await self._pause(SECRET_POLL_S)
 
-    def _secret_stamp(self) -> tuple[int, int]:
-        try:
-            stat = self._secret_file.stat()
-        except OSError:
-            return (0, 0)
-        return (stat.st_mtime_ns, stat.st_ino)
-
     async def _connection(self) -> None:
-        self._secret_seen = self._secret_stamp()
+        self._secret_seen = stamp(self._secret_file)
         driver = self._new_driver(self.config, read_secret(self._secret_file))
         if self._judge:
-            self._attestor = Attestor(self.name, self._judge, self._attest, self._sample_share)
+            self._attestor = Attestor(
+                self.name, self._judge, self._attest, self._sample_share, self._seen
+            )
         try:
             self._facts = await driver.connect()
             self._secret_taken = self._secret_seen
@@ -192,7 +192,9 @@ class Worker:
                 self._probes(),
                 self._commands(driver),
                 self._phones.watch(driver),
-                self._phones.read_files(driver),
+                read_written(
+                    NodeFiles(self.fleet, self.name), self.config.kind, lambda: self.lease, driver
+                ),
                 *attests,
             )
         finally:
@@ -258,6 +260,7 @@ class Worker:
                 if self._attestor:
                     self._attestor.heard(batch)
                 await self._write_events(batch)
+            EVENT_LAG.observe(time.monotonic() - now)
             self._phones.take(batch)
         raise LinkLost("the driver's stream of events ended")
 
@@ -284,6 +287,12 @@ class Worker:
             except (StaleEpoch, FleetUnreachable):  # the next beat finds out and acts on it
                 WORDS_LOST.inc()
                 return False
+
+    async def _seen(self) -> Sequence[tuple[str, int]]:
+        try:
+            return await self.fleet.seen(self.lease) if self.lease else ()
+        except (StaleEpoch, FleetUnreachable):  # the next beat finds out and acts on it
+            return ()
 
     async def _beats(self, driver: Driver) -> None:
         was_silent = False

@@ -14,7 +14,7 @@ from collections.abc import Collection
 
 from aiohttp import web
 
-from controller import metrics
+from controller import metrics, notify
 from controller.agent import snapshots
 from controller.agent.answers import REGISTRY, Answers
 from controller.agent.certificates import CertificateFiles
@@ -65,6 +65,7 @@ async def run(config: Config, names: Collection[str] | None, stop: asyncio.Event
     server = await metrics.serve_role(config, "agent", REGISTRY)
     try:
         await _listen(config, runner)
+        notify.ready()
         nodes = sorted(here & set(config.nodes))
         sampled = nodes if config.media.sample_share else []
         await together(

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from controller import metrics
+from controller import metrics, notify
 from controller.config import Config
 from controller.errors import FleetUnreachable, StaleEpoch
 from controller.fleet.functions import Fleet, connect
@@ -46,6 +46,7 @@ async def run(config: Config, stop: asyncio.Event) -> None:
         hub.start()
     try:
         await crew.claim()
+        notify.ready()
         while not await is_set(stop, CLAIM_S):
             await crew.claim()
     finally:

@@ -9,7 +9,7 @@ import ssl
 
 from aiohttp import web
 
-from controller import metrics
+from controller import metrics, notify
 from controller.api import journal
 from controller.api.app import make_app
 from controller.api.fleet_metrics import FleetCollector
@@ -35,6 +35,7 @@ async def run(config: Config, stop: asyncio.Event) -> None:
         ends.push_async_callback(fleet.close)
         await _serve(config, fleet, ends)
         await _serve_metrics(config, fleet, ends)
+        notify.ready()
         await stop.wait()
 
 

@@ -6,6 +6,7 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Collection
 
+from controller import notify
 from controller.config import Config
 from controller.errors import UsageError
 from controller.log import set_up_logging
@@ -55,4 +56,8 @@ async def _until_signal(work: Callable[[asyncio.Event], Awaitable[None]]) -> Non
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await work(stop)
+    watch = asyncio.create_task(notify.alive(stop))
+    try:
+        await work(stop)
+    finally:
+        watch.cancel()

@@ -21,12 +21,15 @@ from controller.config import Config
 from controller.config_file import parse
 from controller.errors import PbxctlError
 from controller.fleet.functions import Fleet, connect
+from controller.fleet.phones import FleetPhones, NodePhones
+from controller.model import PhoneRegistered
 from controller.pbx import attestor_metrics, worker_metrics
 from controller.roles import driver as _driver  # noqa: F401  its imports add to the page
 from controller.roles import steward
 from tests.gate_server import Playing, write_config
 from tests.redis_server import RedisServer
 
+PHONES = ("registered", "pending_changes", "problem")
 DOCS = Path(__file__).parents[3] / "docs" / "metrics.md"
 
 
@@ -92,6 +95,20 @@ async def test_values_are_the_fleets(config: Config, playing: Playing) -> None:
     assert seen[("pbxctl_fleet_reachable",)] == 1
     assert seen[("pbxctl_drivers",)] == 1
     assert seen[("pbxctl_leader",)] == 0
+
+
+async def test_phones_are_counted_by_node(config: Config, playing: Playing) -> None:
+    phones, fleet = FleetPhones(playing.fleet), playing.fleet
+    epoch = await fleet.lead("steward", "s", 60_000) or ""
+    await phones.publish(epoch, "east", 7, [])
+    await phones.acknowledge("e1", NodePhones({"east": 7}))
+    await phones.acknowledge("e2", NodePhones({"east": 4}, "No space left on device"))
+    await phones.told(playing.leases["e1"], [PhoneRegistered("1001", "sip:x", 60)])
+    seen = values(await page(config, fleet))
+    assert [seen[f"pbxctl_node_phones_{n}", "e1", "east"] for n in PHONES] == [1, 0, 0]
+    assert [seen[f"pbxctl_node_phones_{n}", "e2", "east"] for n in PHONES] == [0, 3, 1]
+    # west takes east's phones in, and has acknowledged none
+    assert [seen[f"pbxctl_node_phones_{n}", "w1", "west"] for n in PHONES] == [0, 7, 0]
 
 
 async def test_redis_away_leaves_no_old_values(
