@@ -160,9 +160,8 @@ async def test_the_gates_page(config: Config, playing: Playing) -> None:
     ],
 )
 def test_the_other_roles_pages(role: str, registry: CollectorRegistry) -> None:
-    assert (
-        attestor_metrics.LEGS and packets.LOOKS and recording_metrics.LIVE
-    )  # they register with their role when imported
+    # they register with their role when imported
+    assert attestor_metrics.LEGS and packets.LOOKS and recording_metrics.LIVE
     text = generate_latest(registry).decode()
     assert documented(role) == existing(text)
     promtool(text)
