@@ -77,7 +77,7 @@ class Recorder:
         self._shipping = shipping
         self._alarm = alarm
         self._stop = stop
-        self._gatherer = Gatherer()
+        self._gatherer = Gatherer(REQUEST_BYTES)
         self.live: dict[str, Recording] = {}
         self._orphans: dict[str, tuple[bytes, str]] = {}
         self._flight: _Flight | None = None
@@ -163,9 +163,7 @@ class Recorder:
             self._roll_back(flight.recordings.values())
         spooling = bool(self._flight or len(self._spool) or now_s < self._retry_at_s)
         live = list(self.live.values())
-        frames, more = await asyncio.to_thread(
-            self._gatherer.gather, live, REQUEST_BYTES, begin_all=spooling
-        )
+        frames, more = await asyncio.to_thread(self._gatherer.gather, live, begin_all=spooling)
         if frames and spooling:
             more = await self._to_spool(frames) and more
         elif frames:

@@ -15,6 +15,7 @@ import errno
 import fcntl
 import os
 import re
+import signal
 import struct
 from pathlib import Path
 
@@ -167,9 +168,11 @@ class Files:
     def has_writer(self) -> bool:
         """Whether any process has the audio open for writing (fcntl(2), F_SETLEASE).
 
-        A process that opens it in this very moment waits for some µs and raises SIGIO here, which
-        the agent ignores. Raises OSError where leases cannot be had.
+        A process that opens it in this very moment waits for some µs, and a signal comes here: by
+        default SIGIO, which would end us, so SIGURG, which does nothing. Raises OSError where
+        leases cannot be had.
         """
+        fcntl.fcntl(self.fd, fcntl.F_SETSIG, signal.SIGURG)
         try:
             fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         except OSError as error:

@@ -101,6 +101,7 @@ class Worker:
         self._attestor: Attestor | None = None
         self._live = LiveSet()
         self._phones = Registrations(fleet, lease.node)
+        self._files = NodeFiles(fleet, lease.node)
         self._facts: NodeFacts | None = None
         self._load = LoadSample()
         self._want = "standby" if config.standby else "active"
@@ -190,9 +191,7 @@ class Worker:
                 self._probes(),
                 self._commands(driver),
                 self._phones.watch(driver),
-                read_written(
-                    NodeFiles(self.fleet, self.name), self.config.kind, lambda: self.lease, driver
-                ),
+                read_written(self._files, self.config.kind, lambda: self.lease, driver),
                 *attests,
             )
         finally:
@@ -287,10 +286,9 @@ class Worker:
                 return False
 
     async def _seen(self) -> Sequence[tuple[str, int]]:
-        try:
+        with contextlib.suppress(StaleEpoch, FleetUnreachable):  # the next beat finds out
             return await self.fleet.seen(self.lease) if self.lease else ()
-        except (StaleEpoch, FleetUnreachable):  # the next beat finds out and acts on it
-            return ()
+        return ()
 
     async def _beats(self, driver: Driver) -> None:
         was_silent = False

@@ -68,6 +68,15 @@ def test_a_writer_is_seen_whoever_it_is(tmp_path: Path) -> None:
     assert not files.has_writer()
 
 
+def test_a_writer_that_comes_while_it_is_looked_for_is_no_harm(tmp_path: Path) -> None:
+    files, _ = new(tmp_path)
+    many = "for i in $(seq 3000); do : >>$0; done"
+    with subprocess.Popen(["sh", "-c", many, files.raw]) as writer:
+        while writer.poll() is None:
+            files.has_writer()
+    assert writer.returncode == 0
+
+
 def test_audio_without_its_key_is_removed(tmp_path: Path) -> None:
     kept, _ = new(tmp_path)
     lost, _ = new(tmp_path)
