@@ -404,3 +404,13 @@ def test_wrong_passphrase_and_second_keeper_are_told_at_the_start(tmp_path: Path
     (tmp_path / "pw").write_text("another passphrase\n")
     with pytest.raises(Exception, match="passphrase does not open"):
         open_custody(config)
+
+
+def test_slots_without_their_keyring_are_no_first_start(tmp_path: Path) -> None:
+    config = config_in(tmp_path)
+    open_custody(config).close()
+    (config.vault_path / "keyring").rename(tmp_path / "moved away")
+    with pytest.raises(VaultError, match="keyring is missing"):
+        open_custody(config)
+    (tmp_path / "moved away").rename(config.vault_path / "keyring")
+    open_custody(config).close()
