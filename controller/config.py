@@ -14,20 +14,12 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from controller.config_shapes import Count, Digits, Name, Share, Strict
+from controller.config_vault import VaultConfig
 from controller.errors import ConfigError
 from controller.model import Kind, Priority
 
-Share = Annotated[float, Meta(gt=0, le=1)]
-Seconds = Annotated[float, Meta(gt=0, le=3600)]
-Count = Annotated[int, Meta(ge=1, le=1_000_000)]
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
-Digits = Annotated[str, Meta(pattern=r"^\+?[0-9]{1,18}$")]
-
 _HOST_PORT = re.compile(r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})$")
-
-
-class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    pass
 
 
 class RegionConfig(Strict, frozen=True):
@@ -189,7 +181,8 @@ class GateConfig(Strict, frozen=True):
 
 
 class MetricsConfig(Strict, frozen=True):
-    """Each role listens on host with its port: first_port + 0 driver, 1 steward, 2 gate, 3 agent.
+    """Each role listens on host with its port: first_port + 0 driver, 1 steward, 2 gate, 3 agent,
+    4 vault.
 
     A second process of the same role takes the next free port from first_port + 10 upwards.
     """
@@ -213,7 +206,9 @@ class MediaConfig(Strict, frozen=True):
 
     trunk: Demand | None = None
     phones: Demand | None = None
-    peers: dict[Annotated[str, Meta(min_length=1, max_length=128)], Demand] = {}
+    peers: dict[Annotated[str, Meta(min_length=1, max_length=128)], Demand] = msgspec.field(
+        default_factory=dict
+    )
     sample_share: Annotated[float, Meta(ge=0, le=1)] = 0.0
 
 
@@ -258,7 +253,7 @@ class Config(Strict, frozen=True):
     fleet: Name
     nodes: dict[str, NodeConfig]
     regions: dict[str, RegionConfig]
-    edges: dict[str, EdgeConfig] = {}
+    edges: dict[str, EdgeConfig] = msgspec.field(default_factory=dict)
     numbers: tuple[RangeConfig, ...] = ()
     placement: PlacementConfig = PlacementConfig()
     security: SecurityConfig = SecurityConfig()
@@ -270,6 +265,7 @@ class Config(Strict, frozen=True):
     phones: PhonesConfig = PhonesConfig()
     records: RecordsConfig = RecordsConfig()
     media: MediaConfig = MediaConfig()
+    vault: VaultConfig | None = None
     state_dir: str = "/var/lib/pbxctl"
     #: where the file was; not a key of the file
     source: str = ""
@@ -285,6 +281,12 @@ class Config(Strict, frozen=True):
     @property
     def state_path(self) -> Path:
         return self.path(self.state_dir)
+
+    @property
+    def vault_path(self) -> Path:
+        """The vault's own folder, on the machine of a vault."""
+        named = self.vault.folder if self.vault else None
+        return self.path(named) if named else self.state_path / "vault"
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -181,6 +181,9 @@ def _cross_check(doc: _Document, config: Config) -> None:
             )
     if config.gate.listen != "unix":
         _address(doc, config.gate.listen, ("gate", "listen"))
+    if config.vault:
+        _address(doc, config.vault.ingest, ("vault", "ingest"))
+        _address(doc, config.vault.listen, ("vault", "listen"))
     _check_security(doc, config)
     _check_redis(doc, config)
 

@@ -9,6 +9,7 @@
     │   ├── DeadlineExceeded   3  no answer within the deadline; the effect is unknown
     │   ├── FleetUnreachable   3  Redis does not answer, or has no function library
     │   ├── RecordsUnreachable 3  SQL does not answer, or cannot write
+    │   ├── StoreUnreachable   3  recordings cannot be stored or read: disk, folder or S3
     │   └── KeysUnreachable    3  the HSM or the key service does not answer
     ├── VaultError             1  a recording, its header or its keys are not as they must be
     │   ├── KeyDestroyed       1  its key is gone for good: erased
@@ -21,8 +22,8 @@
 
 Errors of libraries are translated at one border each: pbx/esl.py (greenswitch, gevent),
 pbx/ami.py (panoramisk), fleet/functions.py (redis), api/client.py (http.client),
-records/database.py (sqlalchemy), vault/keys/pkcs11.py (pkcs11), vault/keys/transit.py
-(http.client).
+records/database.py (sqlalchemy), vault/store.py (obstore), vault/keys/pkcs11.py (pkcs11),
+vault/keys/transit.py (http.client).
 """
 
 from __future__ import annotations
@@ -75,6 +76,10 @@ class FleetUnreachable(Unreachable):
 
 
 class RecordsUnreachable(Unreachable):
+    pass
+
+
+class StoreUnreachable(Unreachable):
     pass
 
 

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 SECOND_FROM = 10
 PORTS_TRIED = 50
 #: offset of each role's port from metrics.first_port
-PORT_OF_ROLE = {"driver": 0, "steward": 1, "gate": 2, "agent": 3}
+PORT_OF_ROLE = {"driver": 0, "steward": 1, "gate": 2, "agent": 3, "vault": 4}
 
 
 def make_registry(role: str) -> CollectorRegistry:

@@ -83,9 +83,11 @@ async def _main(config: Config) -> int:
 
 
 def roles_of(config: Config) -> list[str]:
-    """The roles this fleet needs: an agent only where a dialplan or an edge asks one."""
+    """The roles this fleet needs: an agent only where a dialplan or an edge asks one, a vault
+    only where the config has its section."""
     edges = config.edges or any(node.edge for node in config.nodes.values())
-    return ["driver", "steward", "gate", *(["agent"] if edges else [])]
+    return ["driver", "steward", "gate", *(["agent"] if edges else []),
+            *(["vault"] if config.vault else [])]  # fmt: skip
 
 
 def redis_command(config: Config) -> list[str]:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-import secrets
 from pathlib import Path
 
+from controller.agent.steps import keep_in_step, text_of
 from controller.config import Config
 from controller.errors import PbxctlError
+from controller.fleet.files import NodeFiles
 from controller.fleet.functions import Fleet
 from controller.fleet.phones import FleetPhones, NodePhones, PublishedPhone
 from controller.media.phones import regions_held_by
@@ -24,10 +24,6 @@ from controller.render.phones import phones_file, phones_in, phones_path
 from controller.render.write import replace
 
 LOOK_S = 0.4
-RETRY_FIRST_S = 1.0
-RETRY_MAX_S = 10.0
-READ_S = 7.0  # the driver's own deadline is 5 s
-POLL_S = 0.1
 
 _log = logging.getLogger(__name__)
 
@@ -38,32 +34,17 @@ class PhoneFiles:
     def __init__(self, config: Config, fleet: Fleet, node: str) -> None:
         self._config = config
         self._phones = FleetPhones(fleet)
+        self._marks = NodeFiles(fleet, node)
         self._node = node
         self._regions = regions_held_by(config, node)
         self._path: Path = folder_of(config, node) / phones_path(config, node)
-        self._problem = ""
         #: a file was written and its reload did not succeed yet
         self._unread = False
         #: the phones that the file has, also while Redis is away
-        self.names = phones_in(_text(self._path))
+        self.names = phones_in(text_of(self._path))
 
     async def run(self) -> None:
-        pause_s = RETRY_FIRST_S
-        while True:
-            problem = ""
-            try:
-                await self._step()
-            except PbxctlError as error:
-                problem = error.message
-            except OSError as error:
-                problem = f"{self._path} cannot be written: {error.strerror}"
-            if problem and problem != self._problem:
-                _log.warning("phones of %s: %s", self._node, problem)
-            self._problem = problem
-            pause_s = min(2 * pause_s, RETRY_MAX_S) if problem else RETRY_FIRST_S
-            await asyncio.sleep(
-                (pause_s if problem else LOOK_S) * random.uniform(0.8, 1.2)  # noqa: S311
-            )
+        await keep_in_step(f"phones of {self._node}", self._path, self._step, LOOK_S)
 
     async def _step(self) -> None:
         published = await self._phones.published()
@@ -94,23 +75,5 @@ class PhoneFiles:
         self._unread = True
         await asyncio.to_thread(replace, self._path, text, 0o600)
         self.names = phones_in(text)
-        mark = secrets.token_hex(8)
-        await self._phones.file_written(self._node, mark)
-        deadline_s = asyncio.get_running_loop().time() + READ_S
-        problem = "no driver has the node"
-        while asyncio.get_running_loop().time() < deadline_s:
-            read, problem_then = await self._phones.file_read(self._node)
-            if read == mark:
-                problem = problem_then
-                break
-            await asyncio.sleep(POLL_S)
-        if problem:
-            raise PbxctlError(f"written, but not read by the PBX yet: {problem}")
+        await self._marks.have_read("phones")
         self._unread = False
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError):
-        return ""

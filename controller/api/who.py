@@ -1,4 +1,4 @@
-"""Who sent a request: the peer's user on a unix socket, or the name in its certificate."""
+"""Who sent a request, and what they may: the peer's user on a unix socket, or a certificate."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import struct
 
 from aiohttp import web
 
+from controller.access.roles import Right, Role, rights_of, who_may
+from controller.errors import CommandRefused
+
 _UCRED = struct.Struct("3i")
 
 
@@ -16,13 +19,8 @@ def caller_of(request: web.Request) -> str:
     transport = request.transport
     if transport is None:
         return "unknown"
-    certificate = transport.get_extra_info("peercert")
-    if certificate:
-        for part in certificate.get("subject", ()):
-            for key, value in part:
-                if key == "commonName":
-                    return f"cert:{value}"
-        return "cert:without a name"
+    if transport.get_extra_info("peercert"):
+        return f"cert:{common_name(request) or 'without a name'}"
     sock = transport.get_extra_info("socket")
     if sock is None or sock.family != socket.AF_UNIX:
         return "unknown"
@@ -33,3 +31,44 @@ def caller_of(request: web.Request) -> str:
         return f"uid:{uid}({pwd.getpwuid(uid).pw_name})"
     except KeyError:
         return f"uid:{uid}"
+
+
+def common_name(request: web.Request) -> str | None:
+    """Of the peer's certificate."""
+    return next(iter(_named(request, "commonName")), None)
+
+
+def roles_of(request: web.Request) -> list[str]:
+    """The organizational units of the peer's certificate."""
+    return _named(request, "organizationalUnitName")
+
+
+def address_of(request: web.Request) -> str:
+    """Where the request came from; of a unix socket "local"."""
+    return request.remote or "local"
+
+
+def require(request: web.Request, right: Right) -> None:
+    """Raises CommandRefused unless a role in the peer's certificate has that right."""
+    roles = roles_of(request)
+    if right not in rights_of(roles):
+        raise CommandRefused(
+            f"{caller_of(request)} with role {', '.join(roles) or 'none'} may not: {right}",
+            hint=f"it takes the role {' or '.join(who_may(right))}: pbxctl pki issue NAME --role",
+        )
+
+
+def require_fleet(request: web.Request) -> None:
+    """The same for a change of the fleet, which this machine's own user may make as well.
+
+    A certificate of no role of ours is an operator's: roles came later, and an authority of the
+    operator's own may use the field for something else.
+    """
+    if set(roles_of(request)) & set(Role):
+        require(request, Right.FLEET)
+
+
+def _named(request: web.Request, attribute: str) -> list[str]:
+    certificate = request.transport and request.transport.get_extra_info("peercert")
+    subject = certificate.get("subject", ()) if certificate else ()
+    return [str(value) for part in subject for key, value in part if key == attribute]

@@ -6,6 +6,7 @@ import datetime as dt
 
 import click
 
+from controller.access.roles import Role
 from controller.cli import options, output
 from controller.cli.output import Column
 from controller.cli.session import Session
@@ -28,6 +29,7 @@ def _days(kept: Kept) -> int:
 COLUMNS: tuple[Column[Kept], ...] = (
     Column("AUTHORITY", lambda k: k.authority),
     Column("NAME", lambda k: k.name),
+    Column("ROLES", lambda k: ", ".join(k.roles) or "-"),
     Column("DAYS LEFT", lambda k: str(_days(k))),
     Column("ENDS", lambda k: f"{k.certificate.not_valid_after_utc:%Y-%m-%d}"),
     Column("SERIAL", lambda k: f"{k.certificate.serial_number:x}", wide=True),
@@ -44,6 +46,7 @@ def list_(session: Session) -> None:
         {
             "authority": k.authority,
             "name": k.name,
+            "roles": list(k.roles),
             "expires": k.certificate.not_valid_after_utc.isoformat(),
             "expires_s": int(k.expires_s(dt.datetime.now(dt.UTC))),
             "serial": f"{k.certificate.serial_number:x}",
@@ -59,11 +62,20 @@ def list_(session: Session) -> None:
 @pki.command()
 @options.changing
 @click.argument("name")
+@click.option(
+    "--role",
+    "roles",
+    type=click.Choice([role.value for role in Role]),
+    multiple=True,
+    default=[Role.OPERATOR.value],
+    show_default=True,
+    help="What its owner may; may be repeated.",
+)
 @click.pass_obj
-def issue(session: Session, name: str) -> None:
-    """Make a certificate with which the operator NAME reaches the gate."""
+def issue(session: Session, name: str, roles: tuple[str, ...]) -> None:
+    """Make a certificate with which the person NAME reaches gate and vault."""
     config = session.config()
-    store, want = open_store(config), person(name)
+    store, want = open_store(config), person(name, tuple(dict.fromkeys(roles)))
     if store.certificate("people", name).exists():
         raise UsageError(
             f"{name} has a certificate", hint=f"pbxctl pki renew {name}, or revoke it first"
@@ -95,8 +107,8 @@ def renew(session: Session, names: tuple[str, ...]) -> None:
     asked = wanted(config)
     if names:
         asked = [w for w in asked if {w.name, f"{w.authority}/{w.name}"} & set(names)]
-        people = [k.name for k in store.kept() if k.authority == "people" and k.name in names]
-        asked += [person(name) for name in people]
+        people = [k for k in store.kept() if k.authority == "people" and k.name in names]
+        asked += [person(k.name, k.roles) for k in people]
         found = {w.name for w in asked} | {f"{w.authority}/{w.name}" for w in asked}
         if unknown := sorted(set(names) - found):
             raise NotFound(f"there is no certificate {', '.join(unknown)}", hint="pbxctl pki list")
@@ -114,7 +126,7 @@ def renew(session: Session, names: tuple[str, ...]) -> None:
 @click.argument("name")
 @click.pass_obj
 def revoke(session: Session, name: str) -> None:
-    """Have the gate refuse the certificate of the operator NAME from now on."""
+    """Have gate and vault refuse the certificate of the person NAME from now on."""
     store = open_store(session.config())
     session.confirm(f"Revoke the certificate of {name}?")
     if not session.dry_run:

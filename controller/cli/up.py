@@ -11,7 +11,7 @@ from controller.cli.completion import node_names
 from controller.cli.session import Session
 from controller.errors import UsageError
 
-ROLES = ("driver", "steward", "gate", "agent")
+ROLES = ("driver", "steward", "gate", "agent", "vault")
 
 
 def _verbosity(session: Session) -> None:

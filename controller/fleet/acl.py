@@ -45,12 +45,12 @@ RIGHTS = {
     "driver": Rights(
         functions=(
             *("claim", "release", "register", "beat", "events", "reconcile", "take", "done"),
-            *("policy", "attest", "registered", "reregister", "phones_read", "lenient"),
+            *("policy", "attest", "registered", "reregister", "file_read", "lenient"),
         ),
-        reads=(*_PICTURE, "phones", "phonever", "phonefile"),
+        reads=(*_PICTURE, "phones", "phonever", "written"),
         writes=(
             *(*_PLACING, "nodes", "live", "drivers", "lease", "policy", "alarms"),
-            *("commands", "command", "running", "result", "regs", "at", "phoneread", "look"),
+            *("commands", "command", "running", "result", "regs", "at", "read", "look"),
         ),
     ),
     "steward": Rights(
@@ -59,7 +59,7 @@ RIGHTS = {
         writes=(
             *("policy", "lease", "nodes", "node", "live", "resv", "idx", "full", "stats"),
             *("commands", "running", "phones", "phonever", "regs", "at"),
-            *("phoneack", "phonefile", "phoneread"),
+            *("phoneack", "written", "read"),
         ),
         more=("function|load",),
     ),
@@ -73,13 +73,9 @@ RIGHTS = {
         more=("lrem",),
     ),
     "agent": Rights(
-        # `command` to have the PBX take the certificates that the agent wrote
-        functions=("route", "nodes", "host", "phones", "command", "looks", "looked"),
-        reads=(*_PICTURE, "lease", "at", "phones", "phonever", "phoneread"),
-        writes=(
-            *(*_PLACING, "phoneack", "phonefile", "look", "alarms"),
-            *("commands", "command", "result"),
-        ),
+        functions=("route", "nodes", "host", "phones", "looks", "looked"),
+        reads=(*_PICTURE, "lease", "at", "phones", "phonever", "read"),
+        writes=(*_PLACING, "phoneack", "written", "look", "alarms"),
     ),
     "edge": Rights(functions=("route",), reads=(*_PICTURE, "at"), writes=_PLACING),
     "doctor": Rights(

@@ -249,10 +249,6 @@ class Fleet:
         raw: dict[Any, Any] = await _answer(self.client.hgetall(f"{self._prefix}:{key}"))
         return raw
 
-    async def read_field(self, key: str, field: str) -> bytes | None:
-        value: Any = await _answer(self.client.hget(f"{self._prefix}:{key}", field))
-        return value if isinstance(value, bytes) else None
-
     async def write_hash(self, key: str, field: str, value: bytes) -> None:
         await _answer(self.client.hset(f"{self._prefix}:{key}", field, value))
 

@@ -93,23 +93,6 @@ class FleetPhones:
         raw = await self._fleet.read_hash("phoneack")
         return {node.decode(): _acknowledged.decode(told) for node, told in raw.items()}
 
-    async def file_written(self, node: str, mark: str) -> None:
-        """An agent's word to the node's driver: have the PBX read the file again."""
-        await self._fleet.write_hash("phonefile", node, mark.encode())
-
-    async def file_mark(self, node: str) -> str:
-        """The mark of the file that was written last, "" for none."""
-        return (await self._fleet.read_field("phonefile", node) or b"").decode("ascii", "replace")
-
-    async def file_read(self, node: str) -> tuple[str, str]:
-        """The mark of the file that the PBX was told to read last; what went wrong, or ""."""
-        raw = (await self._fleet.read_field("phoneread", node) or b"").decode("ascii", "replace")
-        mark, _, problem = raw.partition(" ")
-        return mark, problem
-
-    async def tell_read(self, lease: Lease, mark: str, problem: str) -> None:
-        await self._fleet.call_function("phones_read", lease.node, lease.epoch, mark, problem)
-
     async def told(self, lease: Lease, events: Sequence[PhoneRegistered | PhoneGone]) -> None:
         packed = [_told(event) for event in events]
         await self._fleet.call_function("registered", lease.node, lease.epoch, _pack(packed))

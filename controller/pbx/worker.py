@@ -32,6 +32,7 @@ from controller.errors import (
 )
 from controller.fleet import commands
 from controller.fleet.commands import CommandResult
+from controller.fleet.files import NodeFiles
 from controller.fleet.functions import Fleet
 from controller.fleet.reconcile import LiveSet
 from controller.fleet.state import Attestation, Beat, Lease
@@ -40,6 +41,7 @@ from controller.pbx.attestor import Attestor, Judge
 from controller.pbx.base import Driver
 from controller.pbx.carry_out import carry_out
 from controller.pbx.options import OptionsProbe
+from controller.pbx.worker_files import read_written
 from controller.pbx.worker_metrics import (
     BAD_EVENTS,
     DRIFT,
@@ -97,7 +99,7 @@ class Worker:
         self._sample_share = sample_share
         self._attestor: Attestor | None = None
         self._live = LiveSet()
-        self._phones = Registrations(fleet, lease.node, config.kind)
+        self._phones = Registrations(fleet, lease.node)
         self._facts: NodeFacts | None = None
         self._load = LoadSample()
         self._want = "standby" if config.standby else "active"
@@ -192,12 +194,16 @@ class Worker:
                 self._probes(),
                 self._commands(driver),
                 self._phones.watch(driver),
-                self._phones.read_files(driver),
+                self._read_written(driver),
                 *attests,
             )
         finally:
             BAD_EVENTS.labels(self.name).inc(driver.bad_events)
             await driver.close()
+
+    async def _read_written(self, driver: Driver) -> None:
+        files = NodeFiles(self.fleet, self.name)
+        await read_written(files, self.config.kind, lambda: self.lease, driver)
 
     async def _link_down(self) -> None:
         LINK_UP.labels(self.name).set(0)

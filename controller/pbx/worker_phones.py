@@ -14,20 +14,17 @@ import random
 import time
 from collections.abc import Iterable, Sequence
 
-from controller.errors import CommandRefused, DeadlineExceeded, FleetUnreachable, StaleEpoch
+from controller.errors import DeadlineExceeded, FleetUnreachable, StaleEpoch
 from controller.fleet.functions import Fleet
 from controller.fleet.phones import FleetPhones
 from controller.fleet.state import Lease
-from controller.model import Kind, NodeEvent, PhoneGone, PhoneRegistered
+from controller.model import NodeEvent, PhoneGone, PhoneRegistered
 from controller.pbx.base import Driver
 from controller.tasks import is_set
 
 COMPARE_S = 30.0
 #: FreeSWITCH writes its list behind a queue: what an event told so shortly before outweighs it
 GRACE_S = 2.0
-LOOK_S = 0.25
-#: what `reload` of each driver reads the file
-_MODULE = {Kind.ASTERISK: "pjsip", Kind.FREESWITCH: "directory"}
 #: phones that come together are looked up together
 SETTLE_S = 0.5
 
@@ -40,9 +37,8 @@ class Registrations:
     One task writes, `watch`; so the pump of events never waits for a list of phones.
     """
 
-    def __init__(self, fleet: Fleet, node: str, kind: Kind) -> None:
+    def __init__(self, fleet: Fleet, node: str) -> None:
         self._phones = FleetPhones(fleet)
-        self._module = _MODULE[kind]
         self._node = node
         self._lease: Lease | None = None
         self._told: list[PhoneRegistered | PhoneGone] = []
@@ -82,29 +78,6 @@ class Registrations:
                 _log.debug("node %s: its phones were not compared: %s", self._node, error)
                 self._told.clear()
                 self._compare_soon()
-
-    async def read_files(self, driver: Driver) -> None:
-        """Has the PBX read its file of phones whenever the agent has written it; until cancelled.
-
-        A reload may run twice (another driver, a lost word): it drops no call.
-        """
-        while True:
-            await asyncio.sleep(LOOK_S)
-            lease = self._lease
-            if lease is None:
-                continue
-            try:
-                mark = await self._phones.file_mark(self._node)
-                if not mark or mark == (await self._phones.file_read(self._node))[0]:
-                    continue
-                problem = ""
-                try:
-                    await driver.reload(self._module)
-                except (CommandRefused, DeadlineExceeded) as error:
-                    problem = error.message
-                await self._phones.tell_read(lease, mark, problem)
-            except (FleetUnreachable, StaleEpoch) as error:
-                _log.debug("node %s: its file of phones: %s", self._node, error)
 
     def _compare_soon(self) -> None:
         self._compare_at_s = min(self._compare_at_s or math.inf, _now_s() + SETTLE_S)

@@ -71,12 +71,17 @@ def issue(
     days: int,
     server: bool,
     client: bool,
+    roles: Iterable[str] = (),
 ) -> Pair:
-    """A certificate with `name` as its common name. addresses: IPs and DNS names it answers to."""
+    """A certificate with `name` as its common name. addresses: IPs and DNS names it answers to.
+
+    roles: organizational units of its subject.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     issuer = authority.certificate
     usages = [ExtendedKeyUsageOID.SERVER_AUTH] * server + [ExtendedKeyUsageOID.CLIENT_AUTH] * client
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    units = [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, role) for role in roles]
+    subject = x509.Name([*units, x509.NameAttribute(NameOID.COMMON_NAME, name)])
     # A leaf that outlives its authority would fail on a day that nobody watches.
     ends = min(now + dt.timedelta(days=days), issuer.not_valid_after_utc)
     builder = (
@@ -132,6 +137,12 @@ def revocations(
     entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
     builder = builder.add_revoked_certificate(entry)
     return builder.sign(authority.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def roles_in(certificate: x509.Certificate) -> tuple[str, ...]:
+    """As `issue` was given them."""
+    units = certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
+    return tuple(str(unit.value) for unit in units)
 
 
 def is_due(certificate: x509.Certificate, now: dt.datetime) -> bool:

@@ -34,6 +34,7 @@ from controller.pki.authority import (
     issue,
     make_authority,
     revocations,
+    roles_in,
 )
 from controller.pki.wanted import AUTHORITIES, AuthorityName, Wanted, wanted
 
@@ -47,6 +48,11 @@ class Kept:
     authority: AuthorityName
     name: str
     certificate: x509.Certificate
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """What a person may; of a machine none."""
+        return roles_in(self.certificate)
 
     def expires_s(self, now: dt.datetime) -> float:
         """Seconds until it ends, negative when it has."""
@@ -109,7 +115,7 @@ class Store:
                 pair = issue(
                     authority, want.name, want.addresses, now,
                     days=PERSON_DAYS if want.authority == "people" else MACHINE_DAYS,
-                    server=want.server, client=want.client,
+                    server=want.server, client=want.client, roles=want.roles,
                 )  # fmt: skip
                 self._keep(want.authority, want.name, pair)
                 made.append(want)
@@ -192,13 +198,13 @@ def renew_due(config: Config, now: dt.datetime) -> list[Wanted]:
     return open_store(config).renew(wanted(config), now)
 
 
-def person(name: str) -> Wanted:
-    """An operator's certificate. UsageError when nobody can be called so."""
+def person(name: str, roles: tuple[str, ...] = ()) -> Wanted:
+    """A person's certificate. UsageError when nobody can be called so."""
     if not 0 < len(name) <= _NAME_MAX or name == "ca" or not name.isascii():
         raise UsageError(f"{name!r} is no name", hint=f"1 to {_NAME_MAX} letters and digits")
     if not all(c.isalnum() or c in "._-@" for c in name) or name.startswith("."):
         raise UsageError(f"{name!r} is no name", hint="letters, digits and . _ - @")
-    return Wanted("people", name)
+    return Wanted("people", name, roles=roles)
 
 
 def _read_certificate(path: Path) -> x509.Certificate:

@@ -19,13 +19,17 @@ ROLES = ("driver", "steward", "gate", "agent", "vault", "doctor")
 
 @dataclass(frozen=True)
 class Wanted:
-    """name: common name and file name, unique within its authority. addresses: IPs, DNS names."""
+    """name: common name and file name, unique within its authority. addresses: IPs, DNS names.
+
+    roles: of a person; each is an OU of the subject.
+    """
 
     authority: AuthorityName
     name: str
     addresses: tuple[str, ...] = ()
     server: bool = False
     client: bool = True
+    roles: tuple[str, ...] = ()
 
 
 def control_name(node: str) -> str:
@@ -48,8 +52,12 @@ def wanted(config: Config) -> list[Wanted]:
     for name, node in config.nodes.items():
         found.append(Wanted("control", control_name(name), (_host(node.control),), True, False))
     gate = () if config.gate.listen == "unix" else (_host(config.gate.listen),)
+    servers = {"gate": (*gate, *config.gate.names)}
+    if config.vault:
+        vault = config.vault
+        servers["vault"] = (_host(vault.ingest), _host(vault.listen), *vault.names)
     for role in ROLES:
-        addresses = (*gate, *config.gate.names) if role == "gate" else ()
+        addresses = servers.get(role, ())
         found.append(Wanted("control", role, _named(addresses), server=bool(addresses)))
     found += [Wanted("control", edge_name(name)) for name in config.edges]
     redis = urlsplit(config.redis.url or "")

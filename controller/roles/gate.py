@@ -14,15 +14,13 @@ from controller.api import journal
 from controller.api.app import make_app
 from controller.api.fleet_metrics import FleetCollector
 from controller.api.listen import server_tls, socket_path, unix_socket
-from controller.config import Config, split_address
-from controller.errors import PbxctlError
+from controller.api.serving import follow, listen_tls
+from controller.config import Config
 from controller.fleet.functions import Fleet, connect
-from controller.pki.contexts import Identity, server
+from controller.pki.contexts import server
 
 log = logging.getLogger(__name__)
 DRAIN_S = 3.0
-#: how soon a renewed certificate is shown to new connections
-REFRESH_S = 5.0
 
 
 async def run(config: Config, stop: asyncio.Event) -> None:
@@ -52,24 +50,12 @@ async def _serve(config: Config, fleet: Fleet, ends: contextlib.AsyncExitStack) 
     await runner.setup()
     ends.push_async_callback(runner.cleanup)
     if tls is not None:
-        await _listen(config, runner, tls)
+        await listen_tls(runner, config.gate.listen, tls, "gate.listen")
     # Last, so that whoever sees the socket finds the gate whole.
     path = socket_path(config)
     await web.SockSite(runner, unix_socket(path)).start()
     ends.callback(path.unlink, missing_ok=True)
     log.info("gate on %s", path)
-
-
-async def _listen(config: Config, runner: web.AppRunner, tls: ssl.SSLContext) -> None:
-    host, port = split_address(config.gate.listen)
-    try:
-        await web.TCPSite(runner, host, port, ssl_context=tls).start()
-    except OSError as error:
-        raise PbxctlError(
-            f"the gate cannot listen on {config.gate.listen}: {error.strerror}",
-            hint="gate.listen must be an address of this machine and a free port",
-        ) from error
-    log.info("gate on https://%s", config.gate.listen)
 
 
 def _tls(config: Config, ends: contextlib.AsyncExitStack) -> ssl.SSLContext | None:
@@ -79,16 +65,9 @@ def _tls(config: Config, ends: contextlib.AsyncExitStack) -> ssl.SSLContext | No
     if config.gate.tls:
         return server_tls(config, config.gate.tls)
     identity = server(config, "gate", clients="people")
-    task = asyncio.create_task(_follow(identity))
+    task = asyncio.create_task(follow(identity))
     ends.callback(task.cancel)
     return identity.context
-
-
-async def _follow(identity: Identity) -> None:
-    while True:
-        await asyncio.sleep(REFRESH_S)
-        if await asyncio.to_thread(identity.refresh):
-            log.info("shows its renewed certificate from now on")
 
 
 async def _serve_metrics(config: Config, fleet: Fleet, ends: contextlib.AsyncExitStack) -> None:

@@ -11,7 +11,7 @@ from controller.config import Config
 from controller.errors import UsageError
 from controller.log import set_up_logging
 
-ROLES = ("driver", "steward", "gate", "agent")
+ROLES = ("driver", "steward", "gate", "agent", "vault")
 
 
 def run(role: str, config: Config, names: Collection[str] | None = None) -> int:
@@ -44,6 +44,10 @@ def _starter(
         from controller.roles.agent import run as run_agent
 
         return lambda stop: run_agent(config, names, stop)
+    if role == "vault":
+        from controller.roles.vault import run as run_vault
+
+        return lambda stop: run_vault(config, stop)
     raise UsageError(f"there is no role {role!r}", hint=f"one of: {', '.join(ROLES)}")
 
 

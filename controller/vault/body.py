@@ -34,6 +34,7 @@ SEALED = CHUNK + TAG_BYTES
 PROLOGUE = SALT_BYTES + COMMITMENT_BYTES
 #: the specification's limit
 CHUNKS_MAX = 1 << 38
+_PART_CHUNKS = 64
 
 
 def plain_size(sealed_bytes: int, *, complete: bool) -> int:
@@ -57,21 +58,19 @@ class Sealer:
         chosen = suite_named(suite)
         key, nonce, commitment = chosen.derive(data_key, salt, context)
         self.prologue = salt + commitment
-        self._encrypt_into = chosen.aead(key).encrypt_into
+        aead = chosen.aead(key)
+        self._encrypt, self._encrypt_into = aead.encrypt, aead.encrypt_into
         self._base_nonce = int.from_bytes(nonce)
 
     def seal(self, index: int, plain: Buffer, last: bool = False) -> bytes:
         """Chunk `index`. A last one is shorter than CHUNK, any other has exactly CHUNK bytes."""
         size = len(plain)
-        if last and size >= CHUNK:
-            raise VaultError(f"the last chunk is shorter than {CHUNK} bytes, not {size}")
-        if not last and size != CHUNK:
-            raise VaultError(f"chunk {index} has {size} bytes, not {CHUNK}, and is not the last")
-        _in_range(index, 1)
-        sealed = bytearray(size + TAG_BYTES)
-        nonce = (self._base_nonce ^ index).to_bytes(NONCE_BYTES)
-        self._encrypt_into(nonce, plain, None, sealed)
-        return bytes(sealed)
+        if size > CHUNK or (size < CHUNK) is not last:
+            expected = f"fewer than {CHUNK}" if last else f"{CHUNK}"
+            raise VaultError(f"chunk {index} has {size} bytes, not {expected}")
+        if not 0 <= index < CHUNKS_MAX:
+            raise VaultError(f"chunk {index} is out of range")
+        return self._encrypt((self._base_nonce ^ index).to_bytes(NONCE_BYTES), plain, None)
 
     def seal_into(self, first: int, plain: Buffer, out: Buffer) -> int:
         """Whole chunks `first`, `first + 1`, … end to end into `out`; returns the bytes written.
@@ -82,24 +81,18 @@ class Sealer:
         chunks, rest = divmod(len(source), CHUNK)
         if rest or len(target) < chunks * SEALED:
             raise VaultError(f"{len(source)} bytes are no whole chunks, or have no room")
-        _in_range(first, chunks)
+        if first < 0 or first + chunks > CHUNKS_MAX:
+            raise VaultError(f"chunk {first} is out of range")
         encrypt_into, base = self._encrypt_into, self._base_nonce
-        start = end = 0
-        for index in range(first, first + chunks):
+        starts, ends = range(0, len(source), CHUNK), range(0, chunks * SEALED, SEALED)
+        for index, start, end in zip(range(first, first + chunks), starts, ends, strict=True):
             encrypt_into(
                 (base ^ index).to_bytes(NONCE_BYTES),
                 source[start : start + CHUNK],
                 None,
                 target[end : end + SEALED],
             )
-            start += CHUNK
-            end += SEALED
-        return end
-
-
-def _in_range(first: int, count: int) -> None:
-    if first < 0 or first + count > CHUNKS_MAX:
-        raise VaultError(f"chunk {first} is out of range")
+        return chunks * SEALED
 
 
 class Reader:
@@ -111,7 +104,7 @@ class Reader:
     merely told. Of an incomplete body nobody can prove how long it was.
 
     Raises Tampered with the chunk, here and in every read; nothing is returned of a chunk that
-    is not genuine.
+    is not genuine. `bad_chunks` finds all of them.
     """
 
     def __init__(
@@ -138,7 +131,7 @@ class Reader:
         #: how many chunks there are, the short one at the end counted too
         self.chunks = -(-(sealed_bytes - PROLOGUE) // SEALED)
         if complete:
-            self._open(self.chunks - 1, self.chunks)
+            self.open_chunks(self.chunks - 1, self.chunks)
 
     def read(self, offset: int, size: int) -> bytes:
         """Like a slice: fewer bytes, or none, beyond the end."""
@@ -148,17 +141,18 @@ class Reader:
         if offset >= end:
             return b""
         first = offset // CHUNK
-        plain = self._open(first, -(-end // CHUNK))
+        plain = self.open_chunks(first, -(-end // CHUNK))
         return bytes(memoryview(plain)[offset - first * CHUNK : end - first * CHUNK])
 
-    def parts(self, offset: int = 0, part_bytes: int = 64 * CHUNK) -> Iterator[bytes]:
+    def parts(self, offset: int = 0, part_bytes: int = _PART_CHUNKS * CHUNK) -> Iterator[bytes]:
         """Everything from `offset` on, in order, at most about `part_bytes` at a time."""
         while offset < self.plain_bytes:
             part = self.read(offset, part_bytes - offset % CHUNK)
             yield part
             offset += len(part)
 
-    def _open(self, first: int, end: int) -> bytearray:
+    def open_chunks(self, first: int, end: int) -> bytearray:
+        """Plaintext of the chunks `first` to `end` - 1, which there must be."""
         sealed_from = PROLOGUE + first * SEALED
         wanted = min(PROLOGUE + end * SEALED, self._sealed_bytes) - sealed_from
         sealed = memoryview(self._read(sealed_from, wanted))
@@ -179,3 +173,34 @@ class Reader:
             except InvalidTag:
                 raise Tampered(f"chunk {index} is not what was sealed", chunk=index) from None
         return plain
+
+
+def bad_chunks(
+    suite: str,
+    data_key: bytes,
+    context: bytes,
+    read: Callable[[int, int], bytes],
+    sealed_bytes: int,
+    complete: bool,
+) -> list[int]:
+    """Every chunk that is not genuine, in order, a missing last one too; arguments as of Reader.
+
+    After a chunk that was dropped all others stand in the wrong place, and are named as well.
+    Raises Tampered when the prologue is not genuine: then nothing is.
+    """
+    reader = Reader(suite, data_key, context, read, sealed_bytes, complete=False)
+    found: list[int] = []
+    first = 0
+    while first < reader.chunks:
+        end = min(first + _PART_CHUNKS, reader.chunks)
+        try:
+            reader.open_chunks(first, end)
+            first = end
+        except Tampered as error:
+            if error.chunk is None:
+                raise
+            found.append(error.chunk)
+            first = error.chunk + 1
+    if complete and (sealed_bytes - PROLOGUE) % SEALED == 0:
+        found.append(reader.chunks)
+    return found

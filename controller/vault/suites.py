@@ -33,6 +33,9 @@ class Aead(Protocol):
     ) -> int:
         """Writes ciphertext and tag to `buf`, whose size must fit exactly; returns that size."""
 
+    def encrypt(self, nonce: Buffer, data: Buffer, associated_data: Buffer | None, /) -> bytes:
+        """Ciphertext and tag."""
+
     def decrypt_into(
         self, nonce: Buffer, data: Buffer, associated_data: Buffer | None, buf: Buffer, /
     ) -> int:

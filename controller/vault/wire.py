@@ -4,6 +4,9 @@ POST /v1/ingest carries a msgpack list of frames; the answer is a msgpack list o
 each recording that was named, in any order. Everything may be said twice: a lost answer is
 answered the same again. An agent may forget a chunk once an ack's `next` is beyond it, and never
 before: the vault has then synced it to its store and read it back.
+
+GET /v1/ingest answers one PublicKey, to which new envelopes are sealed. In both a node shows its
+own certificate of the authority `sip`, and the vault its own, `vault` of the authority `control`.
 """
 
 from __future__ import annotations
@@ -21,6 +24,13 @@ class Outcome(StrEnum):
 
     COMPLETE = "complete"
     PARTIAL = "partial"
+
+
+class PublicKey(msgspec.Struct, frozen=True):
+    """key_id: as envelope_key_id of header.py has it."""
+
+    key_id: str
+    public_key: bytes
 
 
 class Begin(msgspec.Struct, frozen=True, tag="begin"):
@@ -77,6 +87,7 @@ class Ack(msgspec.Struct, frozen=True):
 
 _FRAMES = msgspec.msgpack.Decoder(list[Frame])
 _ACKS = msgspec.msgpack.Decoder(list[Ack])
+_PUBLIC_KEY = msgspec.msgpack.Decoder(PublicKey)
 encode = msgspec.msgpack.Encoder().encode
 
 
@@ -88,3 +99,8 @@ def frames(body: bytes) -> list[Frame]:
 def acks(body: bytes) -> list[Ack]:
     """Raises msgspec.DecodeError for anything but a list of acks."""
     return _ACKS.decode(body)
+
+
+def public_key(body: bytes) -> PublicKey:
+    """Raises msgspec.DecodeError for anything else."""
+    return _PUBLIC_KEY.decode(body)

@@ -139,10 +139,10 @@ redis.register_function('forget', function(keys, args)
     for _, phone in ipairs(redis.call('HKEYS', P .. ':regs:' .. name)) do
       redis.call('ZREM', P .. ':at:' .. phone, name)
     end
-    for _, kind in ipairs({ 'phoneack', 'phonefile', 'phoneread' }) do
-      redis.call('HDEL', P .. ':' .. kind, name)
-    end
-    for _, kind in ipairs({ 'node', 'live', 'resv', 'lease', 'commands', 'running', 'regs' }) do
+    redis.call('HDEL', P .. ':phoneack', name)
+    for _, kind in ipairs({
+      'node', 'live', 'resv', 'lease', 'commands', 'running', 'regs', 'written', 'read',
+    }) do
       redis.call('DEL', P .. ':' .. kind .. ':' .. name)
     end
   end
@@ -261,5 +261,18 @@ redis.register_function('host', function(keys, args)
     redis.call('HSET', P .. ':node:' .. name, 'cpu', string.format('%.4f', value), 'load1', args[3])
     recount(P, name, policy(P), now_ms())
   end
+  return redis.status_reply('OK')
+end)
+
+-- file_read: KEYS P; ARGV node epoch what mark problem. The node's PBX has read the files of that
+-- mark, or has not, and why (controller/fleet/files.py).
+--   P:written:N  hash  what -> mark of what the node's agent wrote last
+--   P:read:N     hash  what -> mark of what its PBX read last, a space, what went wrong
+redis.register_function('file_read', function(keys, args)
+  local stale = fenced(keys[1], args[1], args[2])
+  if stale then
+    return stale
+  end
+  redis.call('HSET', keys[1] .. ':read:' .. args[1], args[3], args[4] .. ' ' .. clean(args[5], 128))
   return redis.status_reply('OK')
 end)

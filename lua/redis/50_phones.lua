@@ -2,8 +2,6 @@
 --   P:phones:REGION  hash  phone -> msgpack of what a node's file needs, digests included
 --   P:phonever       hash  region -> version of P:phones:REGION
 --   P:phoneack       hash  node -> JSON, the versions that the node runs on (fleet/phones.py)
---   P:phonefile      hash  node -> mark of the file that its agent wrote last
---   P:phoneread      hash  node -> mark of the file that its PBX read last, a space, what went wrong
 --   P:regs:N         hash  phone -> msgpack {c, ua, tr, t, e}: contact, user agent, transport, ms
 --                          since when, ms at which it ends
 --   P:at:PHONE       zset  node -> ms at which the registration there ends
@@ -72,17 +70,6 @@ local function register(P, node, now, told)
   }))
   redis.call('ZADD', P .. ':at:' .. told.name, string.format('%.0f', ends), node)
 end
-
--- phones_read: KEYS P; ARGV node epoch mark problem. The node's PBX has read the file of that mark,
--- or has not, and why.
-redis.register_function('phones_read', function(keys, args)
-  local stale = fenced(keys[1], args[1], args[2])
-  if stale then
-    return stale
-  end
-  redis.call('HSET', keys[1] .. ':phoneread', args[1], args[3] .. ' ' .. clean(args[4], PHONE_TEXT_MAX))
-  return redis.status_reply('OK')
-end)
 
 -- registered: KEYS P; ARGV node epoch msgpack: list of {name, contact, expires_s, user_agent,
 -- transport}, or {name, contact, gone = true}, in the order in which they happened. Repeatable.

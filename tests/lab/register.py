@@ -1,4 +1,4 @@
-"""A REGISTER by hand over TCP, with digest authentication: also wrong, stale and stolen ones."""
+"""A REGISTER by hand over TCP or TLS, with digest authentication: wrong, stale and stolen ones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import re
 import secrets
 import socket
+import ssl
 from dataclasses import dataclass
 
 
@@ -27,10 +28,12 @@ class Answer:
 class Registrar:
     """One connection to a node's registrar, from an address of its own."""
 
-    def __init__(self, node: str, source: str) -> None:
+    def __init__(self, node: str, source: str, tls: ssl.SSLContext | None = None) -> None:
         host, port = node.rsplit(":", 1)
         self.host = host
-        self._link = socket.create_connection((host, int(port)), 3, (source, 0))
+        link = socket.create_connection((host, int(port)), 3, (source, 0))
+        self._link = tls.wrap_socket(link, server_hostname=host) if tls else link
+        self._transport = "TLS" if tls else "TCP"
         self._here = "{}:{}".format(*self._link.getsockname())
         self._call = secrets.token_hex(8)
         self._count = 0
@@ -42,10 +45,12 @@ class Registrar:
         self._count += 1
         return self.send(
             f"REGISTER sip:{self.host} SIP/2.0\r\n"
-            f"Via: SIP/2.0/TCP {self._here};branch=z9hG4bK{secrets.token_hex(6)};rport\r\n"
+            f"Via: SIP/2.0/{self._transport} {self._here};"
+            f"branch=z9hG4bK{secrets.token_hex(6)};rport\r\n"
             f"From: <sip:{name}@{self.host}>;tag={self._call}\r\nTo: <sip:{name}@{self.host}>\r\n"
             f"Call-ID: {self._call}\r\nCSeq: {self._count} REGISTER\r\n"
-            f"Contact: <sip:{name}@{self._here};transport=tcp>\r\nUser-Agent: contract\r\n"
+            f"Contact: <sip:{name}@{self._here};transport={self._transport.lower()}>\r\n"
+            f"User-Agent: contract\r\n"
             f"Expires: {expires_s}\r\n"
             f"Max-Forwards: 70\r\n{authorization}Content-Length: 0\r\n\r\n"
         )

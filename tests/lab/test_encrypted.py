@@ -37,7 +37,16 @@ from tests.lab.rendered import put_rendered, start_kamailio, start_redis, start_
 from tests.lab.services import Program
 from tests.lab.sip import answers_options
 from tests.lab.sipp import speech_file
-from tests.lab.tls_sip import FINGERPRINT, GOOD_SDP, KEY, context, final_response, invite, load_pair
+from tests.lab.tls_sip import (
+    FINGERPRINT,
+    GOOD_SDP,
+    KEY,
+    Dialogue,
+    context,
+    final_response,
+    invite,
+    load_pair,
+)
 from tests.lab.until import until
 from tests.lab.wire import listening, stretches
 
@@ -349,6 +358,30 @@ def test_an_offer_of_bad_media_is_488(world: World, to: str, offer: str) -> None
     good = world.shows(world.of("c"))
     sdp = BAD_OFFERS[offer]
     assert final_response(world.sip(to), "9500", good, source=world.c.address, sdp=sdp) == 488
+
+
+DOWNGRADES = ("in clear", "in clear with a fingerprint", "without keys", "with a short key")
+
+
+@pytest.mark.parametrize("offer", DOWNGRADES)
+@pytest.mark.parametrize("to", SERVERS)
+def test_a_call_cannot_be_made_clear_later(world: World, to: str, offer: str) -> None:
+    """By a re-INVITE of a peer of the fleet: refused, and the call keeps its keys. FreeSWITCH
+    takes a key that is too short; the attestation then ends the call."""
+    good = world.shows(world.of("c"))
+    with Dialogue(world.sip(to), "9500", good, source=world.c.address) as call:
+        assert call.invite()[0] == 200
+        call.acknowledge()
+        code, text = call.invite(BAD_OFFERS[offer])
+        call.acknowledge()
+        if (to, offer) == ("f", "with a short key"):
+            assert call.ended(1)
+            return
+        assert code == 488, text
+        assert not call.ended(0.3)
+        again, answer = call.invite()
+        assert (again, "RTP/SAVP " in answer) == (200, True)
+    hang_up(world.a)
 
 
 def test_keys_in_an_offer_that_calls_itself_clear_are_used(world: World) -> None:

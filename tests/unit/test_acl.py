@@ -19,6 +19,7 @@ from controller.config_file import parse
 from controller.errors import CommandRefused, FleetUnreachable
 from controller.fleet.acl import DATA_COMMANDS, RIGHTS, USERS, acl_file, user_of
 from controller.fleet.commands import Drain, encode
+from controller.fleet.files import NodeFiles
 from controller.fleet.functions import Fleet, connect
 from controller.fleet.phones import FleetPhones, NodePhones, PublishedPhone
 from controller.fleet.state import Attestation, Beat
@@ -141,7 +142,10 @@ async def test_each_role_does_its_work(config: Config, fleets: dict[str, Fleet])
     await FleetPhones(driver).reconcile(lease, [PhoneRegistered("1001", "sip:x", 60)])
     assert "1001" in await FleetPhones(gate).registrations("1001")
     assert isinstance(await fleets["edge"].route("call-home", "eu", "1", "1001"), Placed)
-    await agent.command("a", "c3", encode(Drain()), True)
+    await agent.write_hash("written:a", "certificates", b"c-1")
+    assert await NodeFiles(driver, "a").due() == {"certificates": "c-1"}
+    await NodeFiles(driver, "a").tell_read(lease, "certificates", "c-1", "")
+    assert await NodeFiles(agent, "a").runs_on("certificates") == "c"
     await agent.host_report("a", 0.5, 1.0)
     assert (await fleets["doctor"].presence()).drivers == ("d",)
     await fleets["doctor"].nodes()
@@ -190,8 +194,10 @@ async def test_what_nobody_may(role: str, fleets: dict[str, Fleet]) -> None:
 #: a key and a write that only some roles may
 OTHERS = {
     "policy": ("SET", "policy", {"driver", "steward"}),
-    "orders to nodes": ("RPUSH", "commands:a", {"driver", "steward", "gate", "agent"}),
-    "an order's text": ("HSET", "command:c", {"driver", "gate", "agent"}),
+    "orders to nodes": ("RPUSH", "commands:a", {"driver", "steward", "gate"}),
+    "an order's text": ("HSET", "command:c", {"driver", "gate"}),
+    "files to read": ("HSET", "written:a", {"steward", "agent"}),
+    "files read": ("HSET", "read:a", {"driver", "steward"}),
     "leases": ("HSET", "lease:a", {"driver", "steward"}),
     "phones": ("HSET", "phones:eu", {"steward"}),
     "registrations": ("HSET", "regs:a", {"driver", "steward"}),

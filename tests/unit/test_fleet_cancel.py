@@ -17,7 +17,6 @@ ROUNDS = 500
 
 ASKS: dict[str, Callable[[Fleet], Awaitable[object]]] = {
     "nodes": lambda fleet: fleet.nodes(),
-    "read_field": lambda fleet: fleet.read_field("x", "y"),
     "read_hash": lambda fleet: fleet.read_hash("x"),
     "write_hash": lambda fleet: fleet.write_hash("x", "y", b"z"),
     "presence": lambda fleet: fleet.presence(),

@@ -16,7 +16,20 @@ FLOORS = (
     {"api", "agent", "render", "doctor"},
     {"routing", "capacity", "fraud", "media", "vault", "access"},
     {"records", "evidence", "fleet", "pbx", "pki"},
-    {"model", "config", "config_file", "errors", "metrics", "log", "notify", "resources", "tasks", "version"},
+    {
+        "model",
+        "config",
+        "config_file",
+        "config_shapes",
+        "config_vault",
+        "errors",
+        "metrics",
+        "log",
+        "notify",
+        "resources",
+        "tasks",
+        "version",
+    },
 )
 
 

@@ -14,11 +14,12 @@ import pytest
 from controller.agent.phones import PhoneFiles
 from controller.config_file import parse
 from controller.errors import DeadlineExceeded, PbxctlError
+from controller.fleet.files import NodeFiles
 from controller.fleet.functions import Fleet, connect
 from controller.fleet.phones import FleetPhones, NodePhones, PublishedPhone
 from controller.model import Kind, MediaPolicy
 from controller.pbx.base import Driver
-from controller.pbx.worker_phones import Registrations
+from controller.pbx.worker_files import read_written
 from tests.gate_server import Playing, write_config
 from tests.redis_server import RedisServer
 
@@ -49,7 +50,6 @@ class Pbx:
 class World:
     playing: Playing
     pbx: Pbx
-    door: Registrations
     phones: FleetPhones
     epoch: str
     file: Path
@@ -95,14 +95,19 @@ async def world(tmp_path: Path, disk: Path) -> AsyncIterator[World]:
         epoch = await fleet.lead("steward", "me", 60_000)
         assert epoch
         pbx = Pbx()
-        door = Registrations(fleet, "e1", Kind.ASTERISK)
-        door.renew(playing.leases["e1"])
         tasks = [
             asyncio.create_task(playing.work()),
-            asyncio.create_task(door.read_files(cast(Driver, pbx))),
+            asyncio.create_task(
+                read_written(
+                    NodeFiles(fleet, "e1"),
+                    Kind.ASTERISK,
+                    lambda: playing.leases["e1"],
+                    cast(Driver, pbx),
+                )
+            ),
             asyncio.create_task(PhoneFiles(config, fleet, "e1").run()),
         ]
-        yield World(playing, pbx, door, FleetPhones(fleet), epoch, disk / "pbxctl-phones.conf")
+        yield World(playing, pbx, FleetPhones(fleet), epoch, disk / "pbxctl-phones.conf")
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -152,7 +157,6 @@ async def test_an_emptied_redis_leaves_the_file_alone(world: World) -> None:
     await asyncio.sleep(1.5)
     assert world.file.read_bytes() == before
     await world.playing.join()
-    world.door.renew(world.playing.leases["e1"])
     epoch = await world.playing.fleet.lead("steward", "me", 60_000)
     assert epoch
     await world.phones.publish(epoch, "east", 4, phones(5))

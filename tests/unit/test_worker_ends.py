@@ -6,7 +6,7 @@ import asyncio
 from typing import cast
 
 from controller.fleet.functions import Fleet
-from controller.model import Kind, PhoneGone
+from controller.model import PhoneGone
 from controller.pbx.base import Driver
 from controller.pbx.worker_phones import Registrations
 
@@ -14,7 +14,7 @@ from controller.pbx.worker_phones import Registrations
 async def test_a_phone_that_goes_with_the_link_does_not_hold_the_worker() -> None:
     """The PBX tells that a phone is gone and closes: event and cancellation meet."""
     for _ in range(50):
-        phones = Registrations(cast(Fleet, None), "n", Kind.ASTERISK)
+        phones = Registrations(cast(Fleet, None), "n")
         task = asyncio.create_task(phones.watch(cast(Driver, None)))
         await asyncio.sleep(0)
         await asyncio.sleep(0)

@@ -278,7 +278,7 @@ async def test_tcp_takes_tls_1_3_and_certificates_of_its_authority_alone(
 
 
 def test_a_client_raises_what_the_gate_raised() -> None:
-    from controller.api.app import error_reply
+    from controller.api.border import error_reply
     from controller.api.client import _decoded
 
     for error in (NotFound("no", hint="look"), Refused("no"), FleetUnreachable("away")):
