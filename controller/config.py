@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from controller.config_recordings import RecordingsConfig
 from controller.config_shapes import Count, Digits, Name, Share, Strict
 from controller.config_vault import VaultConfig
 from controller.errors import ConfigError
@@ -266,6 +267,7 @@ class Config(Strict, frozen=True):
     records: RecordsConfig = RecordsConfig()
     media: MediaConfig = MediaConfig()
     vault: VaultConfig | None = None
+    recordings: RecordingsConfig | None = None
     state_dir: str = "/var/lib/pbxctl"
     #: where the file was; not a key of the file
     source: str = ""
@@ -281,6 +283,12 @@ class Config(Strict, frozen=True):
     @property
     def state_path(self) -> Path:
         return self.path(self.state_dir)
+
+    @property
+    def takes_recordings(self) -> str:
+        """host:port of the vault that nodes ship to, "" where none is named."""
+        named = self.recordings.vault if self.recordings else None
+        return named or (self.vault.ingest if self.vault else "")
 
     @property
     def vault_path(self) -> Path:

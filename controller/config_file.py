@@ -182,6 +182,7 @@ def _cross_check(doc: _Document, config: Config) -> None:
     if config.vault:
         _address(doc, config.vault.ingest, ("vault", "ingest"))
         _address(doc, config.vault.listen, ("vault", "listen"))
+    _check_recordings(doc, config)
     _check_security(doc, config)
     _check_redis(doc, config)
 
@@ -313,6 +314,23 @@ def _check_networks(doc: _Document, networks: tuple[str, ...], path: tuple[str, 
             ipaddress.ip_network(network)
         except ValueError as error:
             raise doc.error((*path, str(i)), str(error), hint="as in 192.0.2.0/24") from error
+
+
+def _check_recordings(doc: _Document, config: Config) -> None:
+    if config.recordings is None:
+        return
+    if not config.takes_recordings:
+        raise doc.error(
+            ("recordings",),
+            "there is no vault to take them, and nothing is recorded without one",
+            hint="write a vault section, or name its host:port as recordings.vault",
+        )
+    _address(doc, config.takes_recordings, ("recordings", "vault"))
+    names: set[str] = set()
+    for i, rule in enumerate(config.recordings.rules):
+        if rule.name in names:
+            raise doc.error(("recordings", "rules", str(i), "name"), f"{rule.name} is twice here")
+        names.add(rule.name)
 
 
 def _check_numbers(doc: _Document, config: Config) -> None:

@@ -36,6 +36,9 @@ _answered = Counter(
     ["verdict", "source"],
     registry=REGISTRY,
 )
+for _verdict in ("place", "reject", "search"):
+    for _source in ("redis", "snapshot"):
+        _answered.labels(_verdict, _source)
 _seconds = Histogram(
     "pbxctl_agent_answer_seconds",
     "Time from question to answer",

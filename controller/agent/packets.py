@@ -28,6 +28,8 @@ LOOKS = Counter(
     ["wire"],
     registry=REGISTRY,
 )
+for _wire in ("clear", "encrypted", "not checked"):
+    LOOKS.labels(_wire)
 _log = logging.getLogger(__name__)
 
 

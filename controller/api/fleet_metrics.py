@@ -5,6 +5,7 @@ Labels are node, region, state and the like, never a call: their number is bound
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -45,6 +46,17 @@ _OF_NODE: tuple[tuple[str, str, Callable[[NodeView], float | None]], ...] = (
         lambda n: n.drift,
     ),
 )
+#: counters that are shown before the first of their kind, so that it counts as one
+_FROM_ZERO = {
+    **{
+        f"reject:{why}": 0
+        for why in (
+            *("no room", "no node fit", "phone", "tries"),
+            *("malformed", "unknown fleet", "unknown region"),
+        )
+    },
+    **{f"alarm:{kind}": 0 for kind in ("media", "packets")},
+}
 
 
 def _told(value: float) -> float | None:
@@ -58,11 +70,16 @@ class FleetCollector(Collector):
         self._config = config
         self._fleet = fleet
         self._seen: tuple[list[NodeView], dict[str, int], Presence] | None = None
+        self._answer_s = 0.0
+        kinds = ("place", "spill")
+        self._from_zero = {f"{kind}:{region}": 0 for kind in kinds for region in config.regions}
 
     async def refresh(self) -> None:
+        began_s = time.monotonic()
         try:
             nodes = await all_nodes(self._config, self._fleet)
             self._seen = nodes, await self._fleet.stats(), await self._fleet.presence()
+            self._answer_s = time.monotonic() - began_s
         except PbxctlError:
             # Old values would look alive; their absence and fleet_reachable 0 say what is wrong.
             self._seen = None
@@ -79,8 +96,13 @@ class FleetCollector(Collector):
         if self._seen is None:
             return
         nodes, counters, presence = self._seen
+        yield GaugeMetricFamily(
+            "pbxctl_fleet_answer_seconds",
+            "Time in which Redis answered this scrape's questions.",
+            value=self._answer_s,
+        )
         yield from node_metrics(nodes)
-        yield from counter_metrics(counters)
+        yield from counter_metrics(_FROM_ZERO | self._from_zero | counters)
         yield GaugeMetricFamily(
             "pbxctl_drivers", "Driver processes alive.", value=len(presence.drivers)
         )

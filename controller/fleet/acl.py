@@ -16,7 +16,7 @@ from controller.fleet.keys import prefix
 
 #: of the library, as lua/redis/ has them; a test keeps the two in step
 DATA_COMMANDS = (
-    *("get", "set", "setnx", "del", "exists", "pexpire", "time"),
+    *("get", "set", "setnx", "del", "exists", "pexpire", "time", "info|server"),
     *("hget", "hset", "hsetnx", "hmget", "hgetall", "hdel", "hkeys", "hvals", "hlen", "hincrby"),
     *("zadd", "zrem", "zrange", "zrevrange", "zscore", "zcount", "zcard", "zremrangebyscore"),
     *("sadd", "srem", "smembers", "scard"),
@@ -37,7 +37,7 @@ class Rights:
 
 
 #: what every look at nodes reads
-_PICTURE = ("policy", "nodes", "node", "live", "resv", "idx", "full")
+_PICTURE = ("server", "policy", "nodes", "node", "live", "resv", "idx", "full")
 #: what a placement writes
 _PLACING = ("node", "call", "resv", "idx", "full", "stats")
 
@@ -57,7 +57,7 @@ RIGHTS = {
         functions=("lead", "policy", "forget", "nodes", "publish"),
         reads=(*_PICTURE, "phoneack"),
         writes=(
-            *("policy", "lease", "nodes", "node", "live", "resv", "idx", "full", "stats"),
+            *("server", "policy", "lease", "nodes", "node", "live", "resv", "idx", "full", "stats"),
             *("commands", "running", "phones", "phonever", "regs", "at"),
             *("phoneack", "written", "read"),
         ),
@@ -66,16 +66,19 @@ RIGHTS = {
     "gate": Rights(
         functions=(
             *("nodes", "want", "route", "route_dry", "call", "calls", "stats", "command"),
-            *("alarms", "registrations"),
+            *("alarms", "registrations", "record_ask"),
         ),
         reads=(*_PICTURE, "lease", "drivers", "call", "alarms", "regs", "at", "phoneack"),
-        writes=(*_PLACING, "commands", "command", "result"),
+        writes=(*_PLACING, "commands", "command", "result", "recask"),
         more=("lrem",),
     ),
     "agent": Rights(
-        functions=("route", "nodes", "host", "phones", "looks", "looked"),
+        functions=(
+            *("route", "nodes", "host", "phones", "looks", "looked"),
+            *("record_take", "record_told", "record_alarm"),
+        ),
         reads=(*_PICTURE, "lease", "at", "phones", "phonever", "read"),
-        writes=(*_PLACING, "phoneack", "written", "look", "alarms"),
+        writes=(*_PLACING, "phoneack", "written", "look", "alarms", "recask", "result"),
     ),
     "edge": Rights(functions=("route",), reads=(*_PICTURE, "at"), writes=_PLACING),
     "doctor": Rights(

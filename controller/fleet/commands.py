@@ -48,7 +48,34 @@ class Truth(msgspec.Struct, frozen=True, tag="truth"):
     """Compares the fleet's picture with the node's own list now. Repeatable."""
 
 
-NodeCommand = Drain | Resume | Hangup | Originate | Reload | Truth
+class StartRecording(msgspec.Struct, frozen=True, tag="start_recording"):
+    """Records a call into a file that stands ready. Repeatable: it is recorded there once.
+
+    on_end: FreeSWITCH's script that notes the end. The result's pbx_id is the leg that is recorded.
+    """
+
+    pbx_id: str
+    path: str
+    on_end: str = ""
+
+
+class StopRecording(msgspec.Struct, frozen=True, tag="stop_recording"):
+    """Repeatable: a second one finds nothing to stop."""
+
+    leg: str
+    path: str
+
+
+class MaskRecording(msgspec.Struct, frozen=True, tag="mask_recording"):
+    """Silence in place of the audio, or no longer. Repeatable."""
+
+    leg: str
+    path: str
+    on: bool
+
+
+RecordingCommand = StartRecording | StopRecording | MaskRecording
+NodeCommand = Drain | Resume | Hangup | Originate | Reload | Truth | RecordingCommand
 
 
 class CommandResult(msgspec.Struct, frozen=True):

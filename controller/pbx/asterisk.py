@@ -37,12 +37,14 @@ given as calls_max; 0 there means no limit.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import secrets
 import ssl
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from pathlib import PurePosixPath
 
 from controller.errors import CommandRefused, DeadlineExceeded, LinkLost, PbxctlError, UsageError
 from controller.model import (
@@ -82,6 +84,8 @@ RELOADABLE = {
     "pjsip": "res_pjsip.so",
     "queues": "app_queue.so",
 }
+#: has the dialplan note the recording's end (pbxctl-extensions.conf)
+RECORDED = ("CHANNEL(hangup_handler_push)", "pbxctl-recorded,s,1")
 PLACEMENT_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")  # no comma: Variable is a comma list
 
 
@@ -267,6 +271,29 @@ class AsteriskDriver(Driver):
     async def _getvar(self, variable: str, channel: str) -> str:
         answer = await self._link.ask("Getvar", Variable=variable, Channel=channel)
         return answer.headers.get("Value", "")
+
+    async def start_recording(self, pbx_id: str, path: str, on_end: str) -> str:
+        call = self._calls.calls.get(pbx_id)
+        wanted = (("PBXCTL_RECORDING", PurePosixPath(path).stem), RECORDED)
+        for leg in sorted(call.legs if call else ()):  # the oldest first: the caller's
+            try:
+                for name, value in wanted:
+                    await self._link.ask("Setvar", Channel=leg, Variable=name, Value=value)
+                await self._link.ask("MixMonitor", Channel=leg, File=path, Options="D")
+            except CommandRefused as error:
+                if "no such channel" in error.message.lower():
+                    continue  # it ended just now
+                raise
+            return leg
+        return ""
+
+    async def stop_recording(self, leg: str, path: str) -> None:
+        with contextlib.suppress(CommandRefused):
+            await self._link.ask("StopMixMonitor", Channel=leg)
+
+    async def mask_recording(self, leg: str, path: str, on: bool) -> None:
+        state = "1" if on else "0"
+        await self._link.ask("MixMonitorMute", Channel=leg, Direction="both", State=state)
 
     async def reload(self, module: str) -> None:
         if module not in RELOADABLE:

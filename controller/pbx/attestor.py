@@ -67,6 +67,7 @@ class Attestor:
 
     def __init__(self, node: str, judge: Judge, write: Write, sample_share: float = 0.0) -> None:
         self._node = node
+        metrics.from_zero(node)
         self._judge = judge
         self._write = write
         self._sample_share = sample_share

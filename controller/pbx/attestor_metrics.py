@@ -26,6 +26,7 @@ LEGS = Counter(
     ["suite", "verdict"],
     registry=REGISTRY,
 )
+LEGS.labels("none", "plain")  # from 0, so that the first in clear counts as one
 SECONDS = Histogram(
     "pbxctl_attestation_seconds",
     "From a call's answer to its attestation in the picture.",
@@ -38,6 +39,7 @@ ALARMS = Counter(
     ["kind"],
     registry=REGISTRY,
 )
+ALARMS.labels("media")  # from 0, so that the first counts as one
 HANGUPS = Counter(
     "pbxctl_media_hangups_total",
     "Calls hung up because a policy requires encryption.",
@@ -60,3 +62,8 @@ def suite_label(suite: str, encrypted: bool | None) -> str:
     if not suite:
         return "untold"
     return suite if suite in SUITES else "other"
+
+
+def from_zero(node: str) -> None:
+    HANGUPS.labels(node)
+    UNANSWERED.labels(node)

@@ -121,6 +121,26 @@ class Driver(ABC):
         """
 
     @abstractmethod
+    async def start_recording(self, pbx_id: str, path: str, on_end: str) -> str:
+        """Records the call into `path`, which exists: raw s16le, 8 kHz, the recorded leg's own
+        voice left and what it hears right. The leg's id, "" for no such call. When the recording
+        ends in order, the PBX writes into the .end file beside it; on_end: the script for that.
+
+        Repeatable. Raises CommandRefused where the PBX cannot.
+        """
+
+    @abstractmethod
+    async def stop_recording(self, leg: str, path: str) -> None:
+        """Repeatable; a leg or a recording that is gone is no error."""
+
+    @abstractmethod
+    async def mask_recording(self, leg: str, path: str, on: bool) -> None:
+        """Silence in place of both voices from now on, or no longer; the time goes on.
+
+        Repeatable. Raises CommandRefused when the leg is not being recorded.
+        """
+
+    @abstractmethod
     async def reload(self, module: str) -> None:
         """Reloads one part of the PBX's configuration without dropping a call. Repeatable."""
 

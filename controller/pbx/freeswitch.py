@@ -20,7 +20,7 @@ import asyncio
 import ssl
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 
 import gevent
@@ -128,6 +128,18 @@ class FreeSwitchDriver(Driver):
 
     async def secure(self, pbx_id: str) -> Sequence[Security]:
         return await self._hub.run(self._green_secure, pbx_id)
+
+    async def start_recording(self, pbx_id: str, path: str, on_end: str) -> str:
+        variables = text.recording(path, on_end)
+        return await self._hub.run(self._green_record, pbx_id, path, variables)
+
+    async def stop_recording(self, leg: str, path: str) -> None:
+        with suppress(CommandRefused):
+            await self._hub.run(self._green_uuid_record, leg, "stop", text.path(path))
+
+    async def mask_recording(self, leg: str, path: str, on: bool) -> None:
+        verb = "mask" if on else "unmask"
+        await self._hub.run(self._green_uuid_record, leg, verb, text.path(path))
 
     async def reload(self, module: str) -> None:
         for command in text.reload(module, await self._hub.run(self._link.api, "sofia status")):
@@ -264,6 +276,24 @@ class FreeSwitchDriver(Driver):
     def _legs(self, pbx_id: str) -> list[str]:
         """The call's legs; for a call not seen yet, its first leg, which gave it its id."""
         return [leg for leg in self._calls.legs_of(pbx_id) or [pbx_id] if text.is_id(leg)]
+
+    def _green_record(self, pbx_id: str, path: str, variables: Mapping[str, str]) -> str:
+        for leg in self._legs(pbx_id):
+            for name, value in variables.items():
+                self._link.api(f"uuid_setvar {leg} {name} {value}")
+            answer = self._link.api(f"uuid_record {leg} start {path}")
+            if answer.startswith("+OK"):
+                return leg
+            if "locate" not in answer:
+                raise CommandRefused(f"uuid_record: {answer.strip()[:120]}")
+        return ""
+
+    def _green_uuid_record(self, leg: str, verb: str, path: str) -> None:
+        if not text.is_id(leg):
+            raise CommandRefused(f"{leg[:64]!r} is no leg")
+        answer = self._link.api(f"uuid_record {leg} {verb} {path}")
+        if not answer.startswith("+OK"):
+            raise CommandRefused(f"uuid_record {verb}: {answer.strip()[:120]}")
 
     def _green_pause(self, verb: str, wanted: str) -> None:
         self._link.order(f"fsctl {verb} inbound")

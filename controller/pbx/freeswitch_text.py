@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 import msgspec
 
@@ -24,6 +25,7 @@ _WORD = re.compile(r"[A-Za-z0-9_.+*#-]{1,64}", re.ASCII)
 _CALLER = re.compile(r"[A-Za-z0-9_.+*#@-]{0,64}", re.ASCII)
 _PLACEMENT = re.compile(r"[A-Za-z0-9_.:-]{0,128}", re.ASCII)
 _ID = re.compile(r"[A-Za-z0-9_.@:-]{1,128}", re.ASCII)
+_PATH = re.compile(r"/[A-Za-z0-9._/-]{1,200}", re.ASCII)
 _VERSION = re.compile(r"FreeSWITCH \(?Version (\d+\.\d+\.\d+)")
 _UPTIME = re.compile(
     r"UP (\d+) years?, (\d+) days?, (\d+) hours?, (\d+) minutes?, (\d+) seconds?, (\d+) millisec"
@@ -63,6 +65,24 @@ def originate(request: OriginateRequest, leg: str) -> str:
     }
     listed = ",".join(f"{name}={value}" for name, value in variables.items() if value)
     return f"originate {{{listed}}}{endpoint} {exten} XML {context}"
+
+
+def recording(file: str, on_end: str) -> dict[str, str]:
+    """Variables of a leg that is recorded into `file`; lua/freeswitch/record.lua sets the same."""
+    return {
+        "RECORD_STEREO": "true",
+        "RECORD_ANSWER_REQ": "true",
+        "record_sample_rate": "8000",
+        "enable_file_write_buffering": "false",
+        "recording_follow_transfer": "true",
+        "pbxctl_recording": PurePosixPath(path(file)).stem,
+        "api_on_record_stop": f"lua {path(on_end)} {PurePosixPath(file).with_suffix('.end')}",
+    }
+
+
+def path(text: str) -> str:
+    """UsageError for a path that FreeSWITCH would take apart."""
+    return _checked("path", text, _PATH)
 
 
 def is_id(text: str) -> bool:

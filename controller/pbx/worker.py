@@ -45,12 +45,14 @@ from controller.pbx.worker_files import read_written
 from controller.pbx.worker_metrics import (
     BAD_EVENTS,
     DRIFT,
+    EVENT_LAG,
     EVENTS,
     EVENTS_LOST,
     LINK_UP,
     LINKS_LOST,
     LOGIN_REFUSED,
     WORDS_LOST,
+    from_zero,
 )
 from controller.pbx.worker_phones import Registrations
 from controller.tasks import is_set, together
@@ -109,6 +111,7 @@ class Worker:
         self._compare_now = asyncio.Event()
         self._commands_wait = asyncio.Event()
         self._problem = ""
+        from_zero(self.name)
 
     def renew(self, lease: Lease) -> None:
         """The lease as last seen; another epoch means that Redis or its data was replaced."""
@@ -264,6 +267,7 @@ class Worker:
                 if self._attestor:
                     self._attestor.heard(batch)
                 await self._write_events(batch)
+            EVENT_LAG.observe(time.monotonic() - now)
             self._phones.take(batch)
         raise LinkLost("the driver's stream of events ended")
 

@@ -88,6 +88,13 @@ def client(
     return Identity(config, made, name, authority, authority)
 
 
+def member(config: Config, name: str) -> Identity:
+    """The node or edge `name` as a client of the roles' servers, each by its address."""
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    made.minimum_version = ssl.TLSVersion.TLSv1_3
+    return Identity(config, made, name, "sip", "control")
+
+
 def server(config: Config, name: str, *, clients: AuthorityName) -> Identity:
     """`name` as a server for those who show a certificate of `clients`, and for nobody else."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -14,6 +14,7 @@ from typing import Any
 
 from controller import resources
 from controller.config import Config, PlainPeer, read_secret, split_address
+from controller.config_recordings import RecordingsConfig
 from controller.errors import UsageError
 from controller.fleet.keys import prefix
 from controller.model import Kind
@@ -137,8 +138,9 @@ def freeswitch_files(config: Config, name: str, password: Secret, folder: Path) 
     files[socket] = File(fill(f"freeswitch/{socket}.j2", values), 0o600)
     if config.security.control == "tls":
         files["pbxctl-stunnel.conf"] = File(fill("freeswitch/pbxctl-stunnel.conf.j2", values))
-    route = resources.folder("lua") / "freeswitch" / "route.lua"
-    files["pbxctl-route.lua"] = File(route.read_text("utf-8"))
+    scripts = resources.folder("lua") / "freeswitch"
+    for script in ("route", "record", "recorded"):
+        files[f"pbxctl-{script}.lua"] = File((scripts / f"{script}.lua").read_text("utf-8"))
     return files | _no_phones(config, name)
 
 
@@ -180,7 +182,19 @@ def _node_values(config: Config, name: str, password: Secret, folder: Path) -> d
         "event_socket_port": split_address(node.event_socket)[1],
         "phones_sip": node.phones_sip,
         "phones_port": split_address(node.phones_sip)[1],
+        **_recordings(config, name),
         **_security(config, node.sip),
+    }
+
+
+def _recordings(config: Config, name: str) -> dict[str, Any]:
+    """record: whether dialplans ask the agent. What a person starts needs no question."""
+    ours = config.recordings or RecordingsConfig()
+    return {
+        "record": bool(ours.rules),
+        "recording": config.recordings is not None,
+        "recordings": f"{ours.folder}/{name}",
+        "unable": ours.unable,
     }
 
 

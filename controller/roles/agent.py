@@ -10,6 +10,7 @@ import asyncio
 import ipaddress
 import logging
 import random
+import signal
 from collections.abc import Collection
 
 from aiohttp import web
@@ -21,9 +22,13 @@ from controller.agent.certificates import CertificateFiles
 from controller.agent.host_load import busy_share, read_cpu_times, read_load1
 from controller.agent.packets import watch_packets
 from controller.agent.phones import PhoneFiles
+from controller.agent.recording_orders import RecordingOrders
+from controller.agent.recordings import Recordings
+from controller.agent.tmpfs import lock_memory
 from controller.config import Config
 from controller.errors import ConfigError, PbxctlError, UsageError
 from controller.fleet.functions import Fleet, connect
+from controller.render.files import folder_of
 from controller.routing.fallback import Snapshot
 from controller.tasks import together
 
@@ -51,7 +56,12 @@ async def run(config: Config, names: Collection[str] | None, stop: asyncio.Event
         config, answers_fleet, lambda number: any(number in files.names for files in phones)
     )
     answers.snapshot = snapshots.read(snapshots.path_of(config))
-    runner = web.AppRunner(answers.app(), access_log=None, handler_cancellation=False)
+    app = answers.app()
+    recordings = Recordings(config, fleet, sorted(here & set(config.nodes)))
+    if recordings.nodes:
+        _guard_memory()
+        recordings.add_to(app)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=False)
     await runner.setup()
     server = await metrics.serve_role(config, "agent", REGISTRY)
     try:
@@ -66,12 +76,27 @@ async def run(config: Config, names: Collection[str] | None, stop: asyncio.Event
             *(files.run() for files in phones),
             *(CertificateFiles(config, fleet, name).run() for name in sorted(here)),
             *(watch_packets(fleet, node) for node in sampled),
+            *(node.run() for node in recordings.nodes.values()),
+            *(
+                RecordingOrders(fleet, node, folder_of(config, name)).run()
+                for name, node in recordings.nodes.items()
+            ),
         )
     finally:
         await server.close()
         await runner.cleanup()
         await fleet.close()
         await answers_fleet.close()
+
+
+def _guard_memory() -> None:
+    """What is recorded passes through this process in clear, and so do its keys."""
+    # of a lease that a PBX breaks by opening its file (tmpfs.py); the default is to end us
+    signal.signal(signal.SIGIO, signal.SIG_IGN)
+    try:
+        lock_memory()
+    except PbxctlError as error:
+        _log.warning("recordings may reach swap: %s (%s)", error.message, error.hint)
 
 
 async def _listen(config: Config, runner: web.AppRunner) -> None:

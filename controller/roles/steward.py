@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter, Gauge, Histogram
 
 from controller import metrics, notify
 from controller.config import Config
@@ -35,6 +35,17 @@ CHANGES = Counter(
     ["node", "state"],
     registry=REGISTRY,
 )
+DETECTION = Histogram(
+    "pbxctl_node_detection_seconds",
+    "From a node's last sign of life to the leader's seeing it out of placement.",
+    ["reason"],
+    buckets=(0.25, 0.5, 0.75, 1, 1.5, 2, 2.5, 3, 5, 10),
+    registry=REGISTRY,
+)
+#: reasons that the age of the last sign of life measures: a stuck SIP stack is alive on its link
+DETECTED_BY = ("down", "silent")
+for _reason in DETECTED_BY:
+    DETECTION.labels(_reason)
 EXPIRES = Gauge(
     "pbxctl_certificate_expires_seconds",
     "Seconds until a certificate of pki.folder ends; the name is that of its file.",
@@ -99,4 +110,9 @@ def tell_changes(before: dict[str, NodeState], nodes: list[NodeView]) -> dict[st
                 before[node.name].value, f" ({why})" if why else "",
             )  # fmt: skip
             CHANGES.labels(node.name, node.state.value).inc()
+            if node.state is NodeState.DOWN and node.reason in DETECTED_BY:
+                DETECTION.labels(node.reason).observe(node.silent_ms / 1000)
+        elif node.name not in before:
+            for state in NodeState:  # from 0, so that the first change is one
+                CHANGES.labels(node.name, state.value)
     return {node.name: node.state for node in nodes}

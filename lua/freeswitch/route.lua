@@ -70,7 +70,7 @@ local function run()
   if DOMAIN then
     local contact = api:execute('sofia_contact', '*/' .. number .. '@' .. DOMAIN) or ''
     if string.match(contact, '^sofia/') then
-      return session:transfer(number, 'XML', 'pbxctl-phone')
+      return session:transfer(number, 'XML', 'pbxctl-here')
     end
   end
   for _ = 1, TRIES_MAX do

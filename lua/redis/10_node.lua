@@ -14,6 +14,7 @@
 --   P:full:REGION   set     nodes that could, but are at their limit
 --   P:call:KEY      string  msgpack, one call's record (20_route.lua)
 --   P:stats         hash    counters since the data began, behind by one beat at most
+--   P:server        string  run id of the server whose data this is, and ms until which it settles
 --
 -- What may be forgotten stays in this process's memory and costs a placement nothing: arrival rates,
 -- counters on their way to P:stats, policy and nodes as unpacked last. A failover starts them anew.
@@ -68,6 +69,22 @@ end
 local function now_ms()
   local t = redis.call('TIME')
   return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+-- Which server this is, and until when it settles. One that took over from another, or started
+-- again from its file, may lack the last of what was written: reservations that were answered for
+-- can still land, so it places nothing until they would have ended.
+local function server_of(P, pol, now)
+  local memory = memory_of(P)
+  if not memory.server then
+    local id = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+    local before, settles = string.match(redis.call('GET', P .. ':server') or '', '^(%x+) (%d+)$')
+    memory.server, memory.settles_ms = id, tonumber(settles or 0)
+    if before and before ~= id then
+      memory.settles_ms = now + (pol and pol.reservation_ms or 0)
+    end
+  end
+  return memory.server, memory.settles_ms
 end
 
 -- The policy is unpacked once per change, not once per call.
@@ -281,7 +298,8 @@ redis.register_function {
   callback = function(keys)
     local P, now = keys[1], now_ms()
     local pol = policy(P, now)
-    local list = {}
+    local _, settles_ms = server_of(P, pol, now)
+    local settles, list = now < settles_ms, {}
     local names = redis.call('SMEMBERS', P .. ':nodes')
     table.sort(names)
     for _, name in ipairs(names) do
@@ -290,6 +308,9 @@ redis.register_function {
         node.live = redis.call('HLEN', P .. ':live:' .. name)
         node.reserved = redis.call('ZCOUNT', P .. ':resv:' .. name, now, '+inf')
         local state, reason = state_of(node, pol, now)
+      if state == 'active' and settles then
+        state, reason = 'joining', 'settling'
+      end
         local extra = redis.call(
           'HMGET', P .. ':node:' .. name, 'kind', 'version', 'loss', 'jitter', 'owner', 'drift',
           'problem')

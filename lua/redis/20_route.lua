@@ -243,6 +243,10 @@ local function route(P, args, dry)
   if not pol.regions[region] then
     return reject(P, pol, 'there is no such region', 'unknown region', dry)
   end
+  local _, settles_ms = server_of(P, pol, now)
+  if now < settles_ms then
+    return reject(P, pol, 'Redis took over from another server and settles', 'settling', dry, true)
+  end
 
   local key = call_key(call_id)
   local before = read_call(P, key)

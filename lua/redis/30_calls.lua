@@ -150,7 +150,11 @@ redis.register_function('beat', function(keys, args)
   if not node or not pol then
     return redis.error_reply('UNKNOWN node ' .. name .. ' is not registered')
   end
-  local seen = math.max(node.seen or 0, now - (told.silence_ms or 0))
+  -- A beat without a link is a word of the driver, not a sign of the node's life.
+  local seen = node.seen or 0
+  if told.link or seen == 0 then
+    seen = math.max(seen, now - (told.silence_ms or 0))
+  end
   local write = { 'link', told.link and '1' or '0', 'seen', seen }
   local function put(field, value)
     if value ~= nil then

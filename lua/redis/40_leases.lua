@@ -1,6 +1,7 @@
 -- Who may write what. A lease names an owner and an epoch; each new owner gets a higher epoch, from
 -- Redis TIME in microseconds, so that it is higher than any before even after all data was lost.
---   P:lease:NAME    hash  owner epoch ends (ms). NAME is a node, or "@steward" for the leader
+--   P:lease:NAME    hash  owner epoch ends (ms) server. NAME is a node, or "@steward" for the leader.
+--                   A server that took over gives new epochs: so all that it may lack is told anew.
 --   P:drivers       zset  driver -> ms until which it counts
 --   P:commands:N    list  ids waiting; P:running:N hash id -> epoch that runs it
 --   P:command:ID    hash  what state body result; P:result:ID list, one element when done
@@ -11,25 +12,29 @@ local ONCE_KEEP_MS = 15000
 
 local function lease(P, name, owner, ttl_ms, now)
   local key = P .. ':lease:' .. name
-  local held = redis.call('HMGET', key, 'owner', 'epoch', 'ends')
-  if held[1] == owner then
+  local held = redis.call('HMGET', key, 'owner', 'epoch', 'ends', 'server')
+  local server = server_of(P, policy(P, now), now)
+  if held[1] == owner and held[4] == server then
     redis.call('HSET', key, 'ends', now + ttl_ms)
     return held[2], false
   end
-  if held[1] and held[1] ~= '' and tonumber(held[3]) > now then
+  if held[1] and held[1] ~= '' and held[1] ~= owner and tonumber(held[3]) > now then
     return nil
   end
   local t = redis.call('TIME')
   local us = tonumber(t[1]) * 1000000 + tonumber(t[2])
   local epoch = string.format('%.0f', math.max(us, tonumber(held[2] or 0) + 1))
-  redis.call('HSET', key, 'owner', owner, 'epoch', epoch, 'ends', now + ttl_ms)
+  redis.call('HSET', key, 'owner', owner, 'epoch', epoch, 'ends', now + ttl_ms,
+    'server', server)
   return epoch, true
 end
 
 -- lead: KEYS P; ARGV name owner ttl_ms. Takes or renews one lease. Returns the epoch, or nil while
 -- another holds it.
 redis.register_function('lead', function(keys, args)
-  return (lease(keys[1], '@' .. args[1], args[2], tonumber(args[3]), now_ms()))
+  local P, now = keys[1], now_ms()
+  redis.call('SET', P .. ':server', table.concat({ server_of(P, policy(P, now), now) }, ' '))
+  return (lease(P, '@' .. args[1], args[2], tonumber(args[3]), now))
 end)
 
 -- claim: KEYS P; ARGV owner ttl_ms node... Renews the owner's leases and takes free ones up to its

@@ -97,6 +97,19 @@ class Run:
         """`path` as a process in the chroot names it."""
         return PurePosixPath("/") / path.relative_to(self.root)
 
+    def tmpfs(self, size_mb: int = 64, options: str = "noswap") -> Path:
+        """A fresh tmpfs that programs in the chroot know by the same path."""
+        place = sweep.tmpfs(self.number)
+        sweep.unmount(self.number)
+        inside = self.root / place.relative_to("/")
+        for point, argv in (
+            (place, ["-t", "tmpfs", "-o", f"size={size_mb}m,mode=0711,{options}", "tmpfs"]),
+            (inside, ["--bind", str(place)]),
+        ):
+            point.mkdir(parents=True, exist_ok=True)
+            subprocess.run(["mount", *argv, str(point)], check=True, capture_output=True)
+        return place
+
     def spawn(
         self, argv: list[str], *, log: Path, cwd: Path, environment: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:

@@ -99,6 +99,20 @@ def _sessions(folder: Path) -> set[int]:
     return sessions
 
 
+def tmpfs(number: int) -> Path:
+    """Where the run's recordings lie, in the lab root and outside of it under the same name."""
+    return Path(f"/run/pbxctl-lab/{number}")
+
+
+def unmount(number: int) -> None:
+    """Every mount of the run's tmpfs, the last one first."""
+    place = str(tmpfs(number))
+    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for point in reversed(points):
+        if point.endswith(place):
+            subprocess.run(["umount", "--lazy", point], check=False, capture_output=True)
+
+
 def sweep(number: int, folder: Path) -> None:
     """Repeatable; raises TimeoutError if something cannot be killed within 10 s."""
     deadline = time.monotonic() + SWEEP_DEADLINE_S
@@ -116,6 +130,7 @@ def sweep(number: int, folder: Path) -> None:
         stderr=subprocess.DEVNULL,
         check=False,
     )
+    unmount(number)
     shutil.rmtree(folder, ignore_errors=True)
 
 

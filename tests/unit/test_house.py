@@ -17,18 +17,8 @@ FLOORS = (
     {"routing", "capacity", "fraud", "media", "vault", "access"},
     {"records", "evidence", "fleet", "pbx", "pki"},
     {
-        "model",
-        "config",
-        "config_file",
-        "config_shapes",
-        "config_vault",
-        "errors",
-        "metrics",
-        "log",
-        "notify",
-        "resources",
-        "tasks",
-        "version",
+        *("model", "config", "config_file", "config_shapes", "config_vault", "config_recordings"),
+        *("errors", "metrics", "log", "notify", "resources", "tasks", "version"),
     },
 )
 

@@ -1,0 +1,115 @@
+"""Sealed audio on disk while the vault is away: requests to come, in order, a file each.
+
+A file is one request's body (vault/wire.py), which makes sense without any before it; nothing in it
+is plain, and no key. It is there whole and synced, or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from controller.render.write import sync_folder
+
+_NAME = re.compile(r"[0-9]{16}", re.ASCII)
+#: left to the rest of the machine, whatever the limit is
+FREE_MIN_BYTES = 64 << 20
+
+
+class SpoolFull(Exception):
+    """The message says what is full."""
+
+
+class Spool:
+    """Blocks. Raises OSError where the disk fails."""
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self._folder = folder
+        self._refused = folder / "refused"
+        self._max_bytes = max_bytes
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in folder.glob("*.new"):
+            path.unlink()
+        self._sizes = {
+            int(path.name): path.stat().st_size
+            for path in sorted(folder.iterdir())
+            if _NAME.fullmatch(path.name)
+        }
+        self._next = max(self._sizes, default=0) + 1
+        self.bytes = sum(self._sizes.values())
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def add(self, body: bytes) -> None:
+        """Returns once it is synced. Raises SpoolFull; then nothing was written."""
+        if self.bytes + len(body) > self._max_bytes:
+            raise SpoolFull(f"recordings.spool_max_mb is {self._max_bytes >> 20}")
+        facts = os.statvfs(self._folder)
+        if facts.f_bavail * facts.f_frsize < FREE_MIN_BYTES + len(body):
+            raise SpoolFull(f"the disk of {self._folder} is full")
+        number = self._next
+        new = self._folder / f"{number:016}.new"
+        try:
+            with open(new, "wb", opener=_closed) as file:
+                file.write(body)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(self._path(number))
+            sync_folder(self._folder)
+        except OSError:
+            # whether it is there is not certain: it is as if it were not, and comes again
+            new.unlink(missing_ok=True)
+            self._path(number).unlink(missing_ok=True)
+            raise
+        self._next += 1
+        self._sizes[number] = len(body)
+        self.bytes += len(body)
+
+    def first(self) -> tuple[int, bytes] | None:
+        """The oldest one, under its number."""
+        if not self._sizes:
+            return None
+        number = next(iter(self._sizes))
+        return number, self._path(number).read_bytes()
+
+    def drop(self, number: int) -> None:
+        """The vault has it."""
+        self._path(number).unlink(missing_ok=True)
+        self.bytes -= self._sizes.pop(number, 0)
+
+    def set_aside(self, number: int) -> None:
+        """The vault refuses it for good: a person may want to see it."""
+        self._refused.mkdir(mode=0o700, exist_ok=True)
+        self._path(number).replace(self._refused / self._path(number).name)
+        self.bytes -= self._sizes.pop(number, 0)
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{number:016}"
+
+
+def _closed(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+class Openings:
+    """Begins of recordings that have not ended, on disk: for a node that loses its memory.
+
+    What they were is lost with it; the vault is told that no more comes. Not synced: a power cut
+    may lose the newest, of which the vault gives up waiting by itself.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def add(self, recording: str, begin: bytes) -> None:
+        with open(self._folder / recording, "wb", opener=_closed) as file:
+            file.write(begin)
+
+    def drop(self, recording: str) -> None:
+        (self._folder / recording).unlink(missing_ok=True)
+
+    def all(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in self._folder.iterdir()}

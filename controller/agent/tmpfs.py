@@ -1,0 +1,239 @@
+"""Where recordings lie in clear, and nowhere else: files in a tmpfs that is never swapped out.
+
+For each recording the agent makes three files before the PBX hears of it:
+    ID.raw    the audio, s16le. The PBX's group may write it, and cannot read it.
+    ID.end    empty; the PBX writes a byte into it when the recording ends in order.
+    ID.memo   the agent's own: the data key, and how far the audio is safe elsewhere.
+The PBX needs no right to make, remove or list files here. That the agent owns them lets it ask the
+kernel for a lease, which is refused while anybody has the file open for writing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import re
+import struct
+from pathlib import Path
+
+import msgspec
+
+from controller.errors import PbxctlError
+from controller.vault.wire import Begin, Outcome
+
+_FALLOC_PUNCH = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, linux/falloc.h
+_MARK = struct.Struct("<Q")
+_ID = re.compile(r"[0-9a-f]{32}\.memo", re.ASCII)
+_MOUNTS = Path("/proc/self/mountinfo")
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """That no more audio comes. Written before the last chunk is sealed: there is one last chunk.
+
+    call_ms: from the recording's beginning to the end of the call, None where nobody knows.
+    """
+
+    plain_bytes: int
+    outcome: Outcome
+    reason: str
+    call_ms: int | None
+
+
+class Memo(msgspec.Struct, frozen=True):
+    """What a restarted agent needs to go on. pbx, leg: the call and its leg as the PBX names them.
+
+    Holds the data key: it stays in the tmpfs.
+    """
+
+    begin: Begin
+    data_key: bytes
+    salt: bytes
+    started_us: int
+    call: str
+    pbx: str
+    leg: str
+    rule: str
+    ended: Ended | None = None
+
+
+_decode = msgspec.msgpack.Decoder(Memo).decode
+
+
+def problem_of(folder: Path, mounts: str | None = None) -> str:
+    """Why audio must not be written into `folder`, "" for a tmpfs that is mounted with noswap.
+
+    mounts: the text of /proc/self/mountinfo (proc_pid_mountinfo(5)).
+    """
+    try:
+        text = _MOUNTS.read_text() if mounts is None else mounts
+        real = Path(os.path.realpath(folder))
+    except OSError as error:
+        return f"the mounts cannot be read: {error}"
+    best: tuple[int, str, list[str]] | None = None
+    for line in text.splitlines():
+        own, _, rest = line.partition(" - ")
+        point = Path(re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), own.split()[4]))
+        if real.is_relative_to(point) and (best is None or len(point.parts) >= best[0]):
+            kind, _, options = rest.split()[:3]
+            best = len(point.parts), kind, options.split(",")
+    if best is None or best[1] != "tmpfs":
+        return f"{folder} is on {best[1] if best else 'nothing'}, not on a tmpfs"
+    if "noswap" not in best[2]:
+        return f"the tmpfs at {folder} may be swapped out: mount it with noswap"
+    return "" if folder.is_dir() else f"{folder} is not there"
+
+
+class Files:
+    """The files of one recording. fd: of the audio, open for reading."""
+
+    def __init__(self, folder: Path, recording: str) -> None:
+        self._stem = folder / recording
+        self.recording = recording
+        self.fd = -1
+
+    def make(self, memo: Memo, group: int | None) -> None:
+        """Raises OSError; then nothing is left behind."""
+        try:
+            self.write(memo, 0)
+            for path in (self._end, self.raw):
+                fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                if group is not None:
+                    os.fchown(fd, -1, group)
+                    os.fchmod(fd, 0o620)
+                if path == self.raw:
+                    self.fd = fd
+                else:
+                    os.close(fd)
+        except OSError:
+            self.remove()
+            raise
+
+    def open(self) -> Memo:
+        """As an agent finds them that was started again. Raises OSError, msgspec.DecodeError."""
+        memo = _decode(self._memo.read_bytes()[_MARK.size :])
+        self.fd = os.open(self.raw, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        return memo
+
+    @property
+    def raw(self) -> Path:
+        return self._stem.with_suffix(".raw")
+
+    @property
+    def _end(self) -> Path:
+        return self._stem.with_suffix(".end")
+
+    @property
+    def _memo(self) -> Path:
+        return self._stem.with_suffix(".memo")
+
+    def write(self, memo: Memo, mark: int) -> None:
+        """Whole or not at all, should the agent be killed meanwhile."""
+        new = self._stem.with_suffix(".new")
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, _MARK.pack(mark) + msgspec.msgpack.encode(memo))
+        finally:
+            os.close(fd)
+        new.replace(self._memo)
+
+    def mark(self) -> int:
+        """Chunks below it are gone from here: they must never be read, nor sealed again."""
+        with self._memo.open("rb") as file:
+            return int(_MARK.unpack(file.read(_MARK.size))[0])
+
+    def forget(self, chunks: int, chunk_bytes: int, before: int) -> None:
+        """Frees the audio of chunks `before` to `chunks`, which are safe elsewhere."""
+        fd = os.open(self._memo, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.pwrite(fd, _MARK.pack(chunks), 0)
+        finally:
+            os.close(fd)
+        # our own open for writing lasts only for this: `has_writer` would see it
+        fd = os.open(self.raw, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            start, size = before * chunk_bytes, (chunks - before) * chunk_bytes
+            if _libc.fallocate(fd, _FALLOC_PUNCH, start, size):
+                raise OSError(ctypes.get_errno(), "fallocate", str(self.raw))
+        finally:
+            os.close(fd)
+
+    def size(self) -> int:
+        return os.lseek(self.fd, 0, os.SEEK_END)
+
+    def has_writer(self) -> bool:
+        """Whether any process has the audio open for writing (fcntl(2), F_SETLEASE).
+
+        A process that opens it in this very moment waits for some µs and raises SIGIO here, which
+        the agent ignores. Raises OSError where leases cannot be had.
+        """
+        try:
+            fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        except OSError as error:
+            if error.errno == errno.EAGAIN:
+                return True
+            raise
+        fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        return False
+
+    def ended_in_order(self) -> bool:
+        try:
+            return self._end.stat().st_size > 0
+        except OSError:
+            return False
+
+    def end_in_order(self) -> None:
+        """The note, where we stop the recording ourselves."""
+        self._end.write_bytes(b"1")
+
+    def last_written_s(self) -> float:
+        return os.fstat(self.fd).st_mtime
+
+    def remove(self) -> None:
+        """The key goes last: without it the audio would be left without its name."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+        for path in (self.raw, self._end, self._stem.with_suffix(".new"), self._memo):
+            path.unlink(missing_ok=True)
+
+
+def found(folder: Path) -> list[Files]:
+    """Recordings that a former agent left. Audio without a key is of no use, and is removed."""
+    ids = {path.stem for path in folder.iterdir() if _ID.fullmatch(path.name)}
+    for path in folder.iterdir():
+        if path.stem not in ids and path.suffix in (".raw", ".end", ".new"):
+            path.unlink(missing_ok=True)
+    return [Files(folder, recording) for recording in sorted(ids)]
+
+
+def make_folder(folder: Path, group: int | None) -> None:
+    """The node's own below the tmpfs: its PBX may pass, and see nothing. Raises OSError."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if group is not None:
+        os.chown(folder, -1, group)
+        folder.chmod(0o710)
+
+
+def used_share(folder: Path) -> float:
+    """Of the tmpfs, 0 to 1."""
+    facts = os.statvfs(folder)
+    return 1 - facts.f_bavail / facts.f_blocks if facts.f_blocks else 0.0
+
+
+def lock_memory() -> None:
+    """Keeps this process, with its keys and the audio it seals, out of swap and core files.
+
+    Raises PbxctlError when it may not: RLIMIT_MEMLOCK.
+    """
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if _libc.mlockall(1 | 2):  # MCL_CURRENT | MCL_FUTURE
+        raise PbxctlError(
+            f"memory cannot be locked: {os.strerror(ctypes.get_errno())}",
+            hint="LimitMEMLOCK=infinity in the agent's unit, or no swap on this machine",
+        )
