@@ -1,6 +1,6 @@
 """Health check of a container: exit code 0 when http://127.0.0.1:PORT/PATH answers 200.
 
-    answers.py HOST PORT [PATH]
+answers.py HOST PORT [PATH]
 """
 
 import http.client

@@ -151,7 +151,9 @@ def pbx_files(config: Config, name: str, rtp: Mapping[str, str]) -> dict[str, Fi
     if node.kind is Kind.ASTERISK:
         files = {path.name: File(path.read_text("utf-8")) for path in sorted(ASTERISK.iterdir())}
         first, _, last = rtp[name].partition("-")
-        files["rtp.conf"] = File(f"[general]\nrtpstart = {first}\nrtpend = {last}\nstrictrtp = yes\n")
+        files["rtp.conf"] = File(
+            f"[general]\nrtpstart = {first}\nrtpend = {last}\nstrictrtp = yes\n"
+        )
     rendered = render(config, name, folder).files
     return {p: f for p, f in rendered.items() if p not in files} | files
 
