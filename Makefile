@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTEST_ARGS ?=
 
-.PHONY: setup demo test lint bench lock
+.PHONY: setup demo test lint bench lock dashboards pictures
 
 setup:
 	@tests/lab/setup.sh
@@ -25,6 +25,14 @@ lint: setup
 # One benchmark: make bench NAME=placement
 bench: setup
 	@$(PYTHON) -m bench $(NAME)
+
+# Writes deploy/grafana/json from deploy/grafana/dashboards.
+dashboards: setup
+	@$(PYTHON) -m deploy.grafana.dashboards
+
+# Runs a fleet for a minute and draws docs/pictures from what Prometheus saw of it.
+pictures: setup
+	@$(PYTHON) -m tests.lab.pictures
 
 # Writes requirements.lock anew from pyproject.toml, with the versions of today.
 lock:

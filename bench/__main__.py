@@ -16,17 +16,19 @@ from typing import Any
 
 from bench.figures import Report, circumstances
 
-BENCHES = ("placement", "events", "edge", "detection", "herd", "srtp", "phones")
+BENCHES = ("placement", "events", "edge", "detection", "herd", "srtp", "vault")
+#: run by itself too, but part of another: srtp
+PARTS = ("phones",)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench")
-    parser.add_argument("name", nargs="?", choices=(*BENCHES, "all"))
+    parser.add_argument("name", nargs="?", choices=(*BENCHES, *PARTS, "all"))
     parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
     parser.add_argument("--quick", action="store_true", help="smaller runs: looser figures")
     options = parser.parse_args()
     if options.name is None:
-        for name in BENCHES:
+        for name in (*BENCHES, *PARTS):
             summary = (importlib.import_module(f"bench.{name}").__doc__ or "").splitlines()[0]
             print(f"{name:10} {summary}")
         return 0

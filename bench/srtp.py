@@ -1,4 +1,4 @@
-"""CPU of a call with SRTP and TLS against a plain one on the same Asterisk, and attestation.
+"""CPU of a call with SRTP and TLS against a plain one on the same Asterisk, attestation, phones.
 
 One Asterisk answers and echoes. Two others call it by turns, one by UDP and RTP, one by TLS 1.3 and
 SRTP (SDES), with speech that goes both ways. CPU is what /proc says of the answering Asterisk over
@@ -7,7 +7,7 @@ to the answer. Attestation runs all the while, by pbxctl's own driver, and is ti
 the call's answer to its attestation in the picture.
 
 The figures hold for G.711 with echo, where moving packets is nearly all that an Asterisk does; with
-transcoding or recording the ratio is nearer to 1.
+transcoding or recording the ratio is nearer to 1. The figures of bench/phones.py follow.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 import msgspec
 import redis
 
+from bench import phones
 from bench.figures import Figure, Report, middle, percentile
 from bench.processes import whole_cpu_s
 from controller.errors import PbxctlError
@@ -169,6 +170,12 @@ def _attest_ms(server: Redis) -> tuple[list[float], int]:
 
 
 def run(*, quick: bool) -> Report:
+    calls, made = _calls(quick), phones.run(quick=quick)
+    setup = f"{calls.setup}; then phones: {made.setup}"
+    return Report("srtp", quick, setup, (*calls.figures, *made.figures))
+
+
+def _calls(quick: bool) -> Report:
     rounds, seconds = (1, 10.0) if quick else (3, 20.0)
     plain: list[Window] = []
     secure: list[Window] = []

@@ -232,12 +232,14 @@ class PhonesConfig(Strict, frozen=True):
     realm: what digests are made for; unset, the fleet's name. Another realm makes every password
     invalid. domain: the name that phones find by DNS (`pbxctl phones dns` prints its records);
     unset, a phone's file lists node addresses. register_s: how long a registration lasts, which
-    is also how long a phone may take to notice that its node has died.
+    is also how long a phone may take to notice that its node has died. tls_min: the oldest TLS
+    that phones may speak; "1.2" is for desk phones that know no other. Trunks have 1.3 always.
     """
 
     realm: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")] | None = None
     domain: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9.-]{0,252}$")] | None = None
     register_s: Annotated[int, Meta(ge=10, le=7200)] = 60
+    tls_min: Literal["1.2", "1.3"] = "1.3"
 
 
 class RecordsConfig(Strict, frozen=True):

@@ -168,7 +168,8 @@ class Security(msgspec.Struct, frozen=True):
 
     encrypted: None when the PBX could not tell. suite: "" when the PBX does not tell it, as
     Asterisk never does. peer: the PJSIP endpoint or the FreeSWITCH profile that the leg belongs
-    to. local: host:port of its RTP on the node, "" when not told.
+    to. local: host:port of its RTP on the node, "" when not told. clear_packets: the node's agent
+    saw clear packets there, whatever the PBX says.
     """
 
     leg: str
@@ -177,6 +178,7 @@ class Security(msgspec.Struct, frozen=True):
     signalling_tls: bool | None = None
     peer: str = ""
     local: str = ""
+    clear_packets: bool = False
 
 
 MediaVerdict = Literal["encrypted", "unknown", "plain"]

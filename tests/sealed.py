@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 import struct
+import time
 from dataclasses import dataclass, field
 
 from controller.vault import header as headers
@@ -33,7 +34,7 @@ class Recording:
     plain: bytes = b""
     node: str = "n1"
     tenant: str = "test"
-    started_us: int = 1_790_000_000_000_000
+    started_us: int = field(default_factory=lambda: time.time_ns() // 1000)
     particulars: Particulars = field(
         default_factory=lambda: Particulars("call-1", "+4930111", "4001", "all", 30)
     )
@@ -79,8 +80,8 @@ class Recording:
 
 
 def plain(chunks: float) -> bytes:
-    """So many chunks of noise; unlike audio it shows every swap."""
-    return secrets.token_bytes(int(chunks * CHUNK))
+    """So many chunks of noise, in whole stereo samples; unlike audio it shows every swap."""
+    return secrets.token_bytes(int(chunks * CHUNK) // 4 * 4)
 
 
 __all__ = ["CHUNK", "PRIVATE", "PUBLIC", "SEALED", "Recording", "plain", "tone"]

@@ -40,9 +40,9 @@ async def watch_packets(fleet: Fleet, node: str) -> None:
         try:
             wanted = await fleet.looks(node)
             found = await asyncio.gather(*(_look(node, port) for _, port in wanted))
-            for (key, _), seen in zip(wanted, found, strict=True):
+            for (key, port), seen in zip(wanted, found, strict=True):
                 LOOKS.labels(seen.wire).inc()
-                await fleet.looked(node, key, seen.wire, _words(seen))
+                await fleet.looked(node, key, seen.wire, _words(seen), port)
         except PbxctlError as error:
             _log.debug("packets of %s: %s", node, error)
 

@@ -20,7 +20,7 @@ from controller.fleet.functions import Fleet
 from controller.fleet.phones import FleetPhones, NodePhones, PublishedPhone
 from controller.media.phones import regions_held_by
 from controller.render.files import folder_of
-from controller.render.phones import phones_file, phones_in, phones_path
+from controller.render.phones import phones_file, phones_in, phones_path, versions_label
 from controller.render.write import replace
 
 LOOK_S = 0.4
@@ -40,6 +40,8 @@ class PhoneFiles:
         self._path: Path = folder_of(config, node) / phones_path(config, node)
         #: a file was written and its reload did not succeed yet
         self._unread = False
+        #: of the file as it was written last: whoever changes it changes that
+        self._stamp: tuple[int, int] | None = None
         #: the phones that the file has, also while Redis is away
         self.names = phones_in(text_of(self._path))
 
@@ -50,7 +52,8 @@ class PhoneFiles:
         published = await self._phones.published()
         wanted = {r: published[r] for r in self._regions if r in published}
         runs_on = (await self._phones.acknowledged()).get(self._node, NodePhones())
-        if not wanted or (runs_on.versions == wanted and not runs_on.problem and not self._unread):
+        in_step = runs_on.versions == wanted and not runs_on.problem and not self._unread
+        if not wanted or (in_step and self._is_ours(wanted)):
             return
         versions: dict[str, int] = {}
         phones: list[PublishedPhone] = []
@@ -70,10 +73,27 @@ class PhoneFiles:
         await self._phones.acknowledge(self._node, NodePhones(versions))
         _log.info("phones of %s: %d, versions %s", self._node, len(phones), versions)
 
+    def _is_ours(self, versions: dict[str, int]) -> bool:
+        """Whether the file is there as an agent wrote it for these versions."""
+        stamp = _stamp(self._path)
+        if self._stamp is None and f"versions: {versions_label(versions)}\n" in text_of(self._path):
+            self._stamp = stamp
+        return stamp is not None and stamp == self._stamp
+
     async def _put(self, phones: list[PublishedPhone], versions: dict[str, int]) -> None:
         text = phones_file(self._config, self._node, phones, versions)
         self._unread = True
         await asyncio.to_thread(replace, self._path, text, 0o600)
+        self._stamp = _stamp(self._path)
         self.names = phones_in(text)
         await self._marks.have_read("phones")
         self._unread = False
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What changes with the file; None when it cannot be looked at."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns

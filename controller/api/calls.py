@@ -59,7 +59,7 @@ async def _list(config: Config, fleet: Fleet, request: web.Request) -> web.Respo
     return reply.json(Calls(shown[: int(limit)], truncated=len(shown) > int(limit)))
 
 
-async def _find(fleet: Fleet, request: web.Request) -> CallRecord:
+async def find_call(fleet: Fleet, request: web.Request) -> CallRecord:
     call_id = request.match_info["id"]
     call = await fleet.call(call_id)
     if call is None:
@@ -71,18 +71,18 @@ async def _find(fleet: Fleet, request: web.Request) -> CallRecord:
 
 
 async def _show(fleet: Fleet, request: web.Request) -> web.Response:
-    return reply.json(call_view(await _find(fleet, request)))
+    return reply.json(call_view(await find_call(fleet, request)))
 
 
 async def _why(config: Config, fleet: Fleet, request: web.Request) -> web.Response:
-    call = await _find(fleet, request)
+    call = await find_call(fleet, request)
     now_ms = (await fleet.presence()).now_ms
     return reply.json(Why(call_view(call), explain(call, config, now_ms), now_ms))
 
 
 async def _hangup(fleet: Fleet, request: web.Request) -> web.Response:
     ask = await reply.body(request, HangupAsk)
-    call = await _find(fleet, request)
+    call = await find_call(fleet, request)
     shown = call_view(call)
     journal.note(request, call=shown.key, node=call.node, cause=ask.cause, dry_run=ask.dry_run)
     if call.state != "live":

@@ -1,6 +1,7 @@
-"""The gate's client, blocking: what the CLI speaks. http.client keeps a command's start short.
+"""The client of gate and vault, blocking: what the CLI speaks. http.client keeps a command's start
+short.
 
-Every failure leaves as a PbxctlError: the gate's own errors come back as the class they were,
+Every failure leaves as a PbxctlError: the server's own errors come back as the class they were,
 so that exit codes are the same on both sides.
 """
 
@@ -9,6 +10,8 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +24,7 @@ from controller.api.shapes import ErrorReply
 from controller.errors import (
     CommandRefused,
     DeadlineExceeded,
+    LinkLost,
     PbxctlError,
     ProtocolViolation,
     Unreachable,
@@ -29,6 +33,7 @@ from controller.errors import (
 
 TIMEOUT_S = 15.0
 ANSWER_BYTES_MAX = 64 << 20
+PIECE_BYTES = 256 << 10
 _MAYBE = "what was asked for may still happen: look before you repeat it"
 S = TypeVar("S")
 
@@ -50,7 +55,7 @@ class UnixGate:
 
 @dataclass(frozen=True)
 class TlsGate:
-    """A gate on the network: url is https://host:port; cert and key are ours, ca is the gate's."""
+    """A gate or vault on the network: https://host:port; cert and key are ours, ca is its own."""
 
     url: str
     cert: Path
@@ -84,9 +89,15 @@ def client_tls(gate: TlsGate) -> ssl.SSLContext:
 
 
 class Gate:
-    """Asks one gate. Opens a connection per request, so it may be kept for hours."""
+    """Asks one gate, or one vault. Opens a connection per request, so it may be kept for hours.
 
-    def __init__(self, where: UnixGate | TlsGate, *, timeout_s: float = TIMEOUT_S) -> None:
+    name: gate or vault, in messages.
+    """
+
+    def __init__(
+        self, where: UnixGate | TlsGate, *, timeout_s: float = TIMEOUT_S, name: str = "gate"
+    ) -> None:
+        self._name = name
         self._where = where
         self._timeout_s = timeout_s
         self._tls = client_tls(where) if isinstance(where, TlsGate) else None
@@ -100,13 +111,40 @@ class Gate:
         """The answer to POST /v1/path… as `kind`. Never sent twice."""
         return self._ask("POST", _path(path), msgspec.json.encode(body), kind)
 
+    @contextmanager
+    def stream(self, *path: str, **query: str) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """The answer to GET /v1/path…?query as (its length, its pieces).
+
+        Raises LinkLost, from the pieces too, when the server ends it before its length is reached.
+        """
+        connection = self._connection()
+        try:
+            with self._translated(maybe_done=False):
+                connection.connect()
+                connection.request("GET", _path(path) + ("?" + urlencode(query) if query else ""))
+                response = connection.getresponse()
+            if response.status != 200:
+                raw = response.read(ANSWER_BYTES_MAX)
+                _decoded(raw, response.status, bytes, self._name)
+            yield response.length or 0, self._pieces(response)
+        finally:
+            connection.close()
+
+    def _pieces(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
+        while response.length:
+            with self._translated(maybe_done=False):
+                piece = response.read1(PIECE_BYTES)
+            if not piece:
+                raise LinkLost(f"the {self._name} ended its answer {response.length} bytes short")
+            yield piece
+
     def _connection(self) -> http.client.HTTPConnection:
         if isinstance(self._where, UnixGate):
             return _UnixConnection(self._where.path, self._timeout_s)
         parts = urlsplit(self._where.url)
         if parts.scheme != "https" or not parts.hostname:
             raise UsageError(
-                f"{self._where.url!r} is no gate", hint="as in https://gate.example:8443"
+                f"{self._where.url!r} is no {self._name}", hint="as in https://gate.example:8443"
             )
         return http.client.HTTPSConnection(
             parts.hostname, parts.port or 443, timeout=self._timeout_s, context=self._tls
@@ -114,33 +152,37 @@ class Gate:
 
     def _ask(self, method: str, path: str, body: bytes | None, kind: type[S]) -> S:
         connection = self._connection()
-        sent = False
         try:
-            connection.connect()
-            sent = True
-            headers = {"Content-Type": "application/json"} if body is not None else {}
-            connection.request(method, path, body, headers)
-            response = connection.getresponse()
-            raw = response.read(ANSWER_BYTES_MAX + 1)
-        except TimeoutError as error:
-            raise DeadlineExceeded(
-                f"the gate gave no answer within {self._timeout_s:g} s",
-                hint=_MAYBE
-                if sent and method == "POST"
-                else "look at the gate's log, and at Redis: pbxctl doctor",
-            ) from error
-        except ssl.SSLError as error:
-            raise CommandRefused(
-                f"no secure connection to the gate: {error.reason or error}",
-                hint="check cert, key and ca of the context: pbxctl context list",
-            ) from error
-        except (OSError, http.client.HTTPException) as error:
-            raise self._unreachable(error, sent and method == "POST") from error
+            with self._translated(maybe_done=False):
+                connection.connect()
+            with self._translated(maybe_done=method == "POST"):
+                headers = {"Content-Type": "application/json"} if body is not None else {}
+                connection.request(method, path, body, headers)
+                response = connection.getresponse()
+                raw = response.read(ANSWER_BYTES_MAX + 1)
         finally:
             connection.close()
         if len(raw) > ANSWER_BYTES_MAX:
-            raise ProtocolViolation("the gate's answer is larger than 64 MiB")
-        return _decoded(raw, response.status, kind)
+            raise ProtocolViolation(f"the {self._name}'s answer is larger than 64 MiB")
+        return _decoded(raw, response.status, kind, self._name)
+
+    @contextmanager
+    def _translated(self, *, maybe_done: bool) -> Iterator[None]:
+        """maybe_done: whether what was asked for may happen although no answer came."""
+        try:
+            yield
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"the {self._name} gave no answer within {self._timeout_s:g} s",
+                hint=_MAYBE if maybe_done else f"look at the {self._name}'s log: pbxctl doctor",
+            ) from error
+        except ssl.SSLError as error:
+            raise CommandRefused(
+                f"no secure connection to the {self._name}: {error.reason or error}",
+                hint="check certificate, key and ca: pbxctl context list, pbxctl pki list",
+            ) from error
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error, maybe_done) from error
 
     def _unreachable(self, error: Exception, maybe_done: bool) -> Unreachable:
         if isinstance(self._where, UnixGate):
@@ -152,9 +194,10 @@ class Gate:
                 )
             at = str(self._where.path)
         else:
-            at, hint = self._where.url, "check the address and that the gate runs there"
+            at = self._where.url
+            hint = f"check the address and that the {self._name} runs there"
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        what = f"the gate at {at} does not answer: {reason}"
+        what = f"the {self._name} at {at} does not answer: {reason}"
         return Unreachable(what, hint=_MAYBE if maybe_done else hint)
 
 
@@ -162,14 +205,14 @@ def _path(parts: tuple[str, ...]) -> str:
     return "/v1/" + "/".join(quote(part, safe="") for part in parts)
 
 
-def _decoded(raw: bytes, status: int, kind: type[S]) -> S:
+def _decoded(raw: bytes, status: int, kind: type[S], server: str = "gate") -> S:
     try:
         if status == 200:
             return msgspec.json.decode(raw, type=kind)
         told = msgspec.json.decode(raw, type=ErrorReply).error
     except msgspec.DecodeError as error:
         raise ProtocolViolation(
-            f"the gate's answer cannot be read: {error}",
-            hint="client and gate may be of different versions: pbxctl --version",
+            f"the {server}'s answer cannot be read: {error}",
+            hint=f"client and {server} may be of different versions: pbxctl --version",
         ) from error
     raise _KINDS.get(told.kind, PbxctlError)(told.message, hint=told.hint)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -15,7 +16,9 @@ from controller.api.nodes import all_nodes
 from controller.config import Config
 from controller.errors import PbxctlError
 from controller.fleet.functions import Fleet
+from controller.fleet.phones import FleetPhones
 from controller.fleet.state import NodeView, Presence
+from controller.media.phones import behind
 from controller.model import NodeState
 
 NODE = ("node", "region", "kind")
@@ -59,6 +62,30 @@ _FROM_ZERO = {
 }
 
 
+@dataclass(frozen=True)
+class PhonesOf:
+    """One node's. behind: published changes that it does not run on yet."""
+
+    registered: int
+    behind: int
+    problem: str
+
+
+_OF_PHONES: tuple[tuple[str, str, Callable[[PhonesOf], float]], ...] = (
+    ("registered", "Phones registered on the node.", lambda p: p.registered),
+    (
+        "pending_changes",
+        "Changes of phones that the node does not run on yet.",
+        lambda p: p.behind,
+    ),
+    (
+        "problem",
+        "1 while the node's file of phones cannot be brought in step.",
+        lambda p: float(bool(p.problem)),
+    ),
+)
+
+
 def _told(value: float) -> float | None:
     return value if value >= 0 else None
 
@@ -69,7 +96,10 @@ class FleetCollector(Collector):
     def __init__(self, config: Config, fleet: Fleet) -> None:
         self._config = config
         self._fleet = fleet
-        self._seen: tuple[list[NodeView], dict[str, int], Presence] | None = None
+        self._phones = FleetPhones(fleet)
+        self._seen: tuple[list[NodeView], dict[str, int], Presence, dict[str, PhonesOf]] | None = (
+            None
+        )
         self._answer_s = 0.0
         kinds = ("place", "spill")
         self._from_zero = {f"{kind}:{region}": 0 for kind in kinds for region in config.regions}
@@ -78,11 +108,25 @@ class FleetCollector(Collector):
         began_s = time.monotonic()
         try:
             nodes = await all_nodes(self._config, self._fleet)
-            self._seen = nodes, await self._fleet.stats(), await self._fleet.presence()
+            stats, presence = await self._fleet.stats(), await self._fleet.presence()
+            self._seen = nodes, stats, presence, await self._of_phones()
             self._answer_s = time.monotonic() - began_s
         except PbxctlError:
             # Old values would look alive; their absence and fleet_reachable 0 say what is wrong.
             self._seen = None
+
+    async def _of_phones(self) -> dict[str, PhonesOf]:
+        published = await self._phones.published()
+        told = await self._phones.acknowledged()
+        counts = await self._phones.counts(list(self._config.nodes))
+        return {
+            name: PhonesOf(
+                counts[name],
+                behind(self._config, name, published, told),
+                told[name].problem if name in told else "",
+            )
+            for name in self._config.nodes
+        }
 
     def describe(self) -> Iterable[Metric]:
         return ()
@@ -95,13 +139,14 @@ class FleetCollector(Collector):
         )
         if self._seen is None:
             return
-        nodes, counters, presence = self._seen
+        nodes, counters, presence, phones = self._seen
         yield GaugeMetricFamily(
             "pbxctl_fleet_answer_seconds",
             "Time in which Redis answered this scrape's questions.",
             value=self._answer_s,
         )
         yield from node_metrics(nodes)
+        yield from phone_metrics(nodes, phones)
         yield from counter_metrics(_FROM_ZERO | self._from_zero | counters)
         yield GaugeMetricFamily(
             "pbxctl_drivers", "Driver processes alive.", value=len(presence.drivers)
@@ -126,6 +171,15 @@ def node_metrics(nodes: list[NodeView]) -> Iterable[Metric]:
             told = read(node)
             if told is not None:
                 family.add_metric([node.name, node.region, node.kind], told)
+        yield family
+
+
+def phone_metrics(nodes: list[NodeView], phones: dict[str, PhonesOf]) -> Iterable[Metric]:
+    for name, text, read in _OF_PHONES:
+        family = GaugeMetricFamily(f"pbxctl_node_phones_{name}", text, labels=NODE)
+        for node in nodes:
+            if node.name in phones:
+                family.add_metric([node.name, node.region, node.kind], read(phones[node.name]))
         yield family
 
 

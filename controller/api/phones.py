@@ -75,7 +75,7 @@ class _Phones:
 
     async def add(self, request: web.Request) -> web.Response:
         ask = await reply.body(request, PhoneAddAsk)
-        name = rules.checked_name(ask.name)
+        name = rules.checked_name(self._config, ask.name)
         display = rules.checked_display(ask.display)
         region = region_of(self._config, ask.region)
         journal.note(

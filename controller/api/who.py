@@ -48,10 +48,14 @@ def address_of(request: web.Request) -> str:
     return request.remote or "local"
 
 
+def rights(request: web.Request) -> frozenset[Right]:
+    return rights_of(roles_of(request))
+
+
 def require(request: web.Request, right: Right) -> None:
     """Raises CommandRefused unless a role in the peer's certificate has that right."""
     roles = roles_of(request)
-    if right not in rights_of(roles):
+    if right not in rights(request):
         raise CommandRefused(
             f"{caller_of(request)} with role {', '.join(roles) or 'none'} may not: {right}",
             hint=f"it takes the role {' or '.join(who_may(right))}: pbxctl pki issue NAME --role",

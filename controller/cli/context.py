@@ -61,7 +61,8 @@ def use(name: str) -> None:
 @click.option("--cert", default="", metavar="PEM", help="Your certificate for the gate.")
 @click.option("--key", default="", metavar="PEM", help="Its key.")
 @click.option("--ca", default="", metavar="PEM", help="The authority that signed the gate's.")
-def add(name: str, config: str, gate: str, cert: str, key: str, ca: str) -> None:
+@click.option("--vault", default="", metavar="URL", help="The fleet's vault: https://host:port.")
+def add(name: str, config: str, gate: str, cert: str, key: str, ca: str, vault: str) -> None:
     """Add a context, or replace the one of that name; the first one is in use at once."""
     if bool(config) == bool(gate):
         raise UsageError("a context has --file or --gate, one of the two")
@@ -70,8 +71,11 @@ def add(name: str, config: str, gate: str, cert: str, key: str, ca: str) -> None
             "--gate takes https://host:port, with --cert, --key and --ca",
             hint="the gate knows its clients by their certificates",
         )
+    if vault and not (gate and vault.startswith("https://")):
+        raise UsageError("--vault is https://host:port and goes with --gate")
     known = contexts.read()
-    made = Context(name, *(_absolute(config), gate), *map(_absolute, (cert, key, ca)))
+    cert, key, ca = map(_absolute, (cert, key, ca))
+    made = Context(name, _absolute(config), gate, cert, key, ca, vault)
     others = tuple(c for c in known.contexts if c.name != name)
     contexts.write(contexts.Contexts(known.current or name, (*others, made)))
 

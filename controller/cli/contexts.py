@@ -15,7 +15,7 @@ from controller.errors import ConfigError, NotFound, UsageError
 
 
 class Context(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """config, or gate (https://host:port) with cert, key and ca: PEM files."""
+    """config, or gate (https://host:port) with cert, key and ca: PEM files. vault: its address."""
 
     name: str
     config: str = ""
@@ -23,6 +23,7 @@ class Context(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     cert: str = ""
     key: str = ""
     ca: str = ""
+    vault: str = ""
 
 
 class Contexts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -62,9 +62,13 @@ async def _all(config: Config) -> list[Finding]:
     from controller.doctor.host import check_host
     from controller.doctor.nodes import check_nodes
     from controller.doctor.picture import check_picture
+    from controller.doctor.recordings import check_recordings
 
-    host, picture, nodes = await asyncio.gather(
-        asyncio.to_thread(check_host, config), check_picture(config), check_nodes(config)
+    host, recordings, picture, nodes = await asyncio.gather(
+        asyncio.to_thread(check_host, config),
+        asyncio.to_thread(check_recordings, config),
+        check_picture(config),
+        check_nodes(config),
     )
     certificates = check_certificates(config)
-    return [*host, *certificates, *picture, *sorted(nodes, key=lambda f: f.about)]
+    return [*host, *recordings, *certificates, *picture, *sorted(nodes, key=lambda f: f.about)]

@@ -61,6 +61,12 @@ _watch = _option(
 )
 _yes = _option("--yes", is_flag=True, help="Do not ask before a change.")
 _dry_run = _option("--dry-run", is_flag=True, help="Say what would happen, change nothing.")
+_as = _option(
+    "--as",
+    "person",
+    metavar="NAME",
+    help="Whose certificate of pki.folder to show the vault (also PBXCTL_AS).",
+)
 
 
 def _all(*options: Callable[[bool], Callable[[F], F]], of_group: bool = False) -> Callable[[F], F]:
@@ -80,6 +86,11 @@ plain = _all(*_base)
 printing = _all(_output, *_base)
 reading = _all(_output, _watch, *_base)
 changing = _all(_output, _yes, _dry_run, *_base)
+
+
+#: the same for what the vault is asked
+vault_reading = _all(_output, _watch, _as, *_base)
+vault_changing = _all(_output, _yes, _dry_run, _as, *_base)
 
 
 class Nouns(click.Group):

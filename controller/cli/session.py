@@ -31,6 +31,7 @@ class Session:
     dry_run: bool = False
     no_color: bool = field(default_factory=lambda: bool(os.environ.get("NO_COLOR")))
     verbose: bool = False
+    person: str = ""
     _config: Config | None = None
 
     def config_path(self) -> Path:
@@ -67,6 +68,47 @@ class Session:
             files = [Path(p).expanduser() for p in (chosen.cert, chosen.key, chosen.ca)]
             return Gate(TlsGate(chosen.gate, *files), timeout_s=timeout_s)
         return Gate(UnixGate(socket_path(self.config())), timeout_s=timeout_s)
+
+    def vault(self, timeout_s: float = 15.0) -> Gate:
+        """The vault of the context, or of the config by a certificate of pki.folder (--as).
+
+        Raises UsageError when there is none, or no certificate to show.
+        """
+        from controller.api.client import Gate, TlsGate
+
+        chosen = None if self.config_file else contexts.current(self.context)
+        if chosen and chosen.gate:
+            if not chosen.vault:
+                raise UsageError(
+                    f"context {chosen.name!r} names no vault",
+                    hint="pbxctl context add with --vault https://host:port",
+                )
+            files = [Path(p).expanduser() for p in (chosen.cert, chosen.key, chosen.ca)]
+            return Gate(TlsGate(chosen.vault, *files), timeout_s=timeout_s, name="vault")
+        config = self.config()
+        if config.vault is None:
+            raise UsageError(f"{config.source} has no vault section", hint="docs/vault.md")
+        folder = config.path(config.pki.folder)
+        name = self._person(folder / "people")
+        where = TlsGate(
+            f"https://{config.vault.listen}",
+            folder / "people" / f"{name}.pem",
+            folder / "people" / f"{name}.key",
+            folder / "control" / "ca.pem",
+        )
+        return Gate(where, timeout_s=timeout_s, name="vault")
+
+    def _person(self, folder: Path) -> str:
+        asked = self.person or os.environ.get("PBXCTL_AS", "")
+        people = sorted(path.stem for path in folder.glob("*.pem") if path.stem != "ca")
+        if asked in people or (not asked and len(people) == 1):
+            return asked or people[0]
+        if not people:
+            what, hint = "nobody has a certificate", "pbxctl pki issue NAME --role auditor"
+        else:
+            what = f"{asked} has no certificate" if asked else "there are several certificates"
+            hint = f"--as NAME: {', '.join(people[:8])}"
+        raise UsageError(f"{what}, and the vault asks for one", hint=hint)
 
     def confirm(self, question: str) -> None:
         """Asks unless --yes. Raises UsageError when there is nobody to ask."""

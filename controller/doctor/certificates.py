@@ -59,6 +59,9 @@ def check_certificates(config: Config) -> list[Finding]:
     there = {(k.authority, k.name) for k in kept}
     found = [judge_certificate(k, now) for k in kept]
     found += [judge_missing(w) for w in wanted(config) if (w.authority, w.name) not in there]
+    if config.phones.tls_min == "1.2":
+        fix = 'set phones.tls_min to "1.3" once the last old desk phone is gone'
+        found.append(warn("phones", "tls", "phones may speak TLS 1.2", fix))
     return found + _keys(store, kept)
 
 

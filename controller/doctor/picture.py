@@ -13,7 +13,9 @@ from controller.config import Config
 from controller.doctor.finding import Finding, fail, ok, warn
 from controller.errors import PbxctlError
 from controller.fleet.functions import Fleet, connect, library
+from controller.fleet.phones import FleetPhones, NodePhones
 from controller.fleet.state import NodeView, Presence
+from controller.media.phones import behind
 from controller.model import NodeState
 from controller.pbx.version import parse_version
 
@@ -135,6 +137,38 @@ def judge_place(node: NodeView | None, name: str) -> Finding:
     return ok(name, "placement", f"{node.state.value}, load {node.load:.2f}")
 
 
+def judge_phones(name: str, told: NodePhones | None, behind: int, registered: int) -> Finding:
+    """told: what its agent acknowledged, None for nothing. behind: changes it does not have."""
+    if told is not None and told.problem:
+        return fail(
+            name,
+            "phones",
+            f"its file of phones is out of step: {told.problem}",
+            "mend that; until then the node lets old passwords in (pbxctl phones list --pending)",
+        )
+    if behind:
+        return warn(
+            name,
+            "phones",
+            f"{behind} changes of phones have not reached it",
+            f"run an agent beside it that reaches Redis: pbxctl run agent --node {name}",
+        )
+    return ok(name, "phones", f"in step, {registered} registered")
+
+
+async def _phones(config: Config, fleet: Fleet) -> list[Finding]:
+    phones = FleetPhones(fleet)
+    published = await phones.published()
+    if not published:
+        return []
+    told = await phones.acknowledged()
+    counts = await phones.counts(list(config.nodes))
+    return [
+        judge_phones(n, told.get(n), behind(config, n, published, told), counts[n])
+        for n in config.nodes
+    ]
+
+
 async def check_picture(config: Config) -> list[Finding]:
     try:
         fleet = Fleet(connect(config, "doctor"), config.fleet)
@@ -153,6 +187,7 @@ async def check_picture(config: Config) -> list[Finding]:
         known = {}
         if await _library(client) is not None:
             known = {node.name: node for node in await fleet.nodes()}
+            found += await _phones(config, fleet)
         return found + [judge_place(known.get(name), name) for name in config.nodes]
     except PbxctlError as error:
         return [fail("redis", "reachable", error.message, error.hint)]

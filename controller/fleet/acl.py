@@ -45,12 +45,12 @@ RIGHTS = {
     "driver": Rights(
         functions=(
             *("claim", "release", "register", "beat", "events", "reconcile", "take", "done"),
-            *("policy", "attest", "registered", "reregister", "file_read", "lenient"),
+            *("policy", "attest", "registered", "reregister", "file_read", "lenient", "seen"),
         ),
         reads=(*_PICTURE, "phones", "phonever", "written"),
         writes=(
             *(*_PLACING, "nodes", "live", "drivers", "lease", "policy", "alarms"),
-            *("commands", "command", "running", "result", "regs", "at", "read", "look"),
+            *("commands", "command", "running", "result", "regs", "at", "read", "look", "seen"),
         ),
     ),
     "steward": Rights(
@@ -66,9 +66,12 @@ RIGHTS = {
     "gate": Rights(
         functions=(
             *("nodes", "want", "route", "route_dry", "call", "calls", "stats", "command"),
-            *("alarms", "registrations", "record_ask"),
+            *("alarms", "registrations", "phone_counts", "record_ask"),
         ),
-        reads=(*_PICTURE, "lease", "drivers", "call", "alarms", "regs", "at", "phoneack"),
+        reads=(
+            *(*_PICTURE, "lease", "drivers", "call", "alarms", "regs", "at"),
+            *("phoneack", "phonever"),
+        ),
         writes=(*_PLACING, "commands", "command", "result", "recask"),
         more=("lrem",),
     ),
@@ -78,12 +81,12 @@ RIGHTS = {
             *("record_take", "record_told", "record_alarm"),
         ),
         reads=(*_PICTURE, "lease", "at", "phones", "phonever", "read"),
-        writes=(*_PLACING, "phoneack", "written", "look", "alarms", "recask", "result"),
+        writes=(*_PLACING, "phoneack", "written", "look", "seen", "alarms", "recask", "result"),
     ),
     "edge": Rights(functions=("route",), reads=(*_PICTURE, "at"), writes=_PLACING),
     "doctor": Rights(
-        functions=("nodes",),
-        reads=(*_PICTURE, "lease", "drivers", "stats"),
+        functions=("nodes", "phone_counts"),
+        reads=(*_PICTURE, "lease", "drivers", "stats", "regs", "phoneack", "phonever"),
         more=("info", "config|get", "function|list"),
     ),
     "vault": Rights(),

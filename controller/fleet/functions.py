@@ -318,9 +318,15 @@ class Fleet:
         flat = await self.call_function("looks", node)
         return [(key.decode(), int(port)) for key, port in zip(flat[::2], flat[1::2], strict=True)]
 
-    async def looked(self, node: str, key: str, wire: str, reason: str) -> None:
+    async def looked(self, node: str, key: str, wire: str, reason: str, port: int) -> None:
         """What the agent saw of the call: clear, encrypted or not checked. clear is an alarm."""
-        await self.call_function("looked", node, key, wire, reason)
+        await self.call_function("looked", node, key, wire, reason, port)
+
+    async def seen(self, lease: Lease) -> list[tuple[str, int]]:
+        """Takes what the node's agent saw in clear: pbx_id and RTP port, a few."""
+        flat = await self.call_function("seen", lease.node, lease.epoch)
+        pairs = zip(flat[::2], flat[1::2], strict=True)
+        return [(pbx_id.decode(), int(port or 0)) for port, pbx_id in pairs]
 
     async def alarms(self, limit: int = 100) -> list[Alarm]:
         """The last alarms, newest first; some hundreds are kept."""

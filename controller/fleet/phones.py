@@ -105,6 +105,11 @@ class FleetPhones:
         )
         return int(removed)
 
+    async def counts(self, nodes: Sequence[str]) -> dict[str, int]:
+        """How many phones are registered on each."""
+        told = await self._fleet.call_function("phone_counts", *nodes)
+        return {node: int(count) for node, count in zip(nodes, told, strict=True)}
+
     async def registrations(self, *phones: str) -> dict[str, list[tuple[str, Registration]]]:
         """By phone: the nodes where it is, the latest registration first. No names: all."""
         reply = await self._fleet.call_function("registrations", *phones)

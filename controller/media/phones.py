@@ -20,23 +20,27 @@ from controller.records.phones import Digests, Phone
 
 DISPLAY_MAX_CHARS = 5000
 PASSWORD_BYTES = 18  # 144 random bits: the digests cannot be searched
-_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,30}[a-z0-9])?")
+_NAME = re.compile(r"[0-9]{1,18}", re.ASCII)
 LABEL_MAX_CHARS = 40
 #: beside letters, digits and their marks; all else means something to some PBX or phone
 _LABEL_SIGNS = frozenset(" .-_@+")
-#: sections and accounts of PBXs that a phone must not replace
-_RESERVED = re.compile(r"pbxctl.*|general|global|system|default|anonymous")
 
 
-def checked_name(text: str) -> str:
-    """`text` when a phone may be called so; UsageError otherwise."""
-    if _NAME.fullmatch(text) and not _RESERVED.fullmatch(text):
-        return text
-    raise UsageError(
-        f"{text[:64]!r} cannot be a phone's name",
-        hint="1 to 32 of a-z, 0-9, '.', '_' and '-', beginning and ending with a letter or digit, "
-        "such as 1001; pbxctl… and words of PBX configs (global, system, …) are taken",
-    )
+def checked_name(config: Config, text: str) -> str:
+    """`text` when a phone may be called so, for it is what others dial; UsageError otherwise."""
+    if not _NAME.fullmatch(text):
+        raise UsageError(
+            f"{text[:64]!r} cannot be a phone's name: nobody could dial it",
+            hint="its extension, 1 to 18 digits, such as 1001; --display takes any text",
+        )
+    fits = [n for n in config.numbers if text.startswith(n.prefix)]
+    planned = max(fits, key=lambda n: len(n.prefix), default=None)
+    if planned and planned.service != "phone":
+        raise UsageError(
+            f"{text} is a number of {planned.prefix}, which the config has for {planned.service}",
+            hint="take another extension, or change `numbers`",
+        )
+    return text
 
 
 def checked_display(text: str) -> str:
@@ -106,6 +110,22 @@ def waiting(config: Config, phone: Phone, told: Mapping[str, NodePhones]) -> lis
         for node in nodes_holding(config, phone.region)
         if told.get(node, NodePhones()).versions.get(phone.region, -1) < phone.version
     ]
+
+
+def behind(
+    config: Config, node: str, published: Mapping[str, int], told: Mapping[str, NodePhones]
+) -> int:
+    """How many published changes of phones the node does not run on yet; 0 when it is in step.
+
+    published: versions by region.
+    """
+    has = told.get(node, NodePhones()).versions
+    wanted = {r: published[r] for r in regions_held_by(config, node) if r in published}
+    # Another version may also be a lower one: records that were restored from a backup.
+    return sum(
+        max(1, version - has.get(region, 0)) if has.get(region) != version else 0
+        for region, version in wanted.items()
+    )
 
 
 def signalling_address(config: Config, node: NodeConfig) -> str:

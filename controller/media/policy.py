@@ -77,9 +77,11 @@ def judge(demands: Demands, legs: Sequence[Security] | None, waited_s: float) ->
 
 
 def _judge_leg(demands: Demands, leg: Security, waited_s: float) -> Ruling:
-    if leg.encrypted:
+    if leg.encrypted and not leg.clear_packets:
         return Ruling("encrypted")
     demand, name = demands.of_peer(leg.peer), leg.peer or leg.leg
+    if leg.clear_packets:
+        return _rule("plain", demand, f"packets of {name} on the wire are not encrypted")
     if leg.encrypted is None:
         return _unsure(demand, f"the PBX cannot tell of the media of {name}", waited_s)
     return _rule("plain", demand, f"the media of {name} is not encrypted")

@@ -8,6 +8,8 @@ One per connection of one worker; all state is in memory and made anew from the 
                        clear; hanging up does not wait for Redis.
     silence            of a PBX about a call attested before is no change of it: a frozen node that
                        thaws keeps its calls.
+    packets            what the agent saw in clear, on a port at which it was asked to look, counts
+                       against the leg there for the rest of the call.
     again              each call is asked about again every `driver.recheck_s`, within
                        RECHECKS_PER_S: that notices what no event tells, and repeats a hang-up that
                        had no effect. More calls than that make the round longer.
@@ -19,8 +21,10 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence, Set
+from dataclasses import dataclass, field
+
+import msgspec
 
 from controller.errors import CommandRefused, DeadlineExceeded
 from controller.fleet.state import Attestation, LegMedia
@@ -42,6 +46,7 @@ ASK_TIMEOUT_S = 0.25
 ASK_AGAIN_S = 0.05
 HANGUP_TIMEOUT_S = 1.0
 RECHECKS_PER_S = 500
+SEEN_S = 0.25
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +56,12 @@ tell; after its answers, the seconds since the call was answered."""
 Write = Callable[[str, Attestation, list[int]], Coroutine[None, None, bool]]
 """pbx_id, what it is attested to be, and the RTP ports at which the agent is to look for itself;
 False when it could not be written."""
+Seen = Callable[[], Awaitable[Sequence[tuple[str, int]]]]
+"""Takes what the node's agent saw in clear since it was last asked: pbx_id and RTP port."""
+
+
+async def nothing_seen() -> Sequence[tuple[str, int]]:
+    return ()
 
 
 @dataclass
@@ -60,17 +71,27 @@ class _Answered:
     written: bool = False
     checked_s: float = 0.0
     unsure_s: float | None = None  # since when the PBX has not been able to tell
+    looked_at: set[int] = field(default_factory=set)
+    clear_ports: set[int] = field(default_factory=set)
 
 
 class Attestor:
     """sample_share: of the calls, those whose packets the agent is asked to look at."""
 
-    def __init__(self, node: str, judge: Judge, write: Write, sample_share: float = 0.0) -> None:
+    def __init__(
+        self,
+        node: str,
+        judge: Judge,
+        write: Write,
+        sample_share: float = 0.0,
+        seen: Seen = nothing_seen,
+    ) -> None:
         self._node = node
         metrics.from_zero(node)
         self._judge = judge
         self._write = write
         self._sample_share = sample_share
+        self._seen = seen
         self._calls: dict[str, _Answered] = {}
         self._due: dict[str, None] = {}
         self._wake = asyncio.Semaphore(0)
@@ -102,7 +123,18 @@ class Attestor:
     async def run(self, driver: Driver) -> None:
         """Until cancelled or the link is lost."""
         asking = [self._ask_each(driver) for _ in range(ASKERS)]
-        await together(*asking, self._recheck(driver))
+        hearing = [self._hear_agent()] if self._sample_share else []
+        await together(*asking, *hearing, self._recheck(driver))
+
+    async def _hear_agent(self) -> None:
+        while True:
+            await asyncio.sleep(SEEN_S)
+            for pbx_id, port in await self._seen():
+                call = self._calls.get(pbx_id)
+                # Agents share one user of Redis: none may speak of what it was not asked.
+                if call and port in call.looked_at:
+                    call.clear_ports.add(port)
+                    self._ask_about(pbx_id)
 
     async def _ask_each(self, driver: Driver) -> None:
         while True:
@@ -128,7 +160,7 @@ class Attestor:
         call = self._calls.get(pbx_id)
         if call is None:
             return
-        legs = await self._ask(driver, pbx_id)
+        legs = _as_seen(await self._ask(driver, pbx_id), call.clear_ports)
         call.checked_s = time.monotonic()
         if pbx_id not in self._calls or (not legs and call.attested is not None):
             return
@@ -181,6 +213,7 @@ class Attestor:
         if changed or not call.written:
             sampled = first and random.random() < self._sample_share  # noqa: S311
             ports = _ports(legs) if sampled else []
+            call.looked_at.update(ports)
             write = asyncio.create_task(self._write(pbx_id, told, ports))
         try:
             if changed:
@@ -207,6 +240,17 @@ class Attestor:
                 "node %s: call %s: %s%s", self._node, pbx_id, told.reason,
                 "; hung up" if told.action == "hangup" else "", extra={"node": self._node},
             )  # fmt: skip
+
+
+def _as_seen(legs: Sequence[Security] | None, clear_ports: Set[int]) -> Sequence[Security] | None:
+    if not legs or not clear_ports:
+        return legs
+    return [
+        msgspec.structs.replace(leg, clear_packets=True)
+        if not clear_ports.isdisjoint(_ports([leg]))
+        else leg
+        for leg in legs
+    ]
 
 
 def _ports(legs: Sequence[Security]) -> list[int]:

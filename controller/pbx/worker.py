@@ -176,7 +176,9 @@ class Worker:
         self._secret_seen = self._secret_stamp()
         driver = self._new_driver(self.config, read_secret(self._secret_file))
         if self._judge:
-            self._attestor = Attestor(self.name, self._judge, self._attest, self._sample_share)
+            self._attestor = Attestor(
+                self.name, self._judge, self._attest, self._sample_share, self._seen
+            )
         try:
             self._facts = await driver.connect()
             self._secret_taken = self._secret_seen
@@ -197,16 +199,14 @@ class Worker:
                 self._probes(),
                 self._commands(driver),
                 self._phones.watch(driver),
-                self._read_written(driver),
+                read_written(
+                    NodeFiles(self.fleet, self.name), self.config.kind, lambda: self.lease, driver
+                ),
                 *attests,
             )
         finally:
             BAD_EVENTS.labels(self.name).inc(driver.bad_events)
             await driver.close()
-
-    async def _read_written(self, driver: Driver) -> None:
-        files = NodeFiles(self.fleet, self.name)
-        await read_written(files, self.config.kind, lambda: self.lease, driver)
 
     async def _link_down(self) -> None:
         LINK_UP.labels(self.name).set(0)
@@ -294,6 +294,12 @@ class Worker:
             except (StaleEpoch, FleetUnreachable):  # the next beat finds out and acts on it
                 WORDS_LOST.inc()
                 return False
+
+    async def _seen(self) -> Sequence[tuple[str, int]]:
+        try:
+            return await self.fleet.seen(self.lease) if self.lease else ()
+        except (StaleEpoch, FleetUnreachable):  # the next beat finds out and acts on it
+            return ()
 
     async def _beats(self, driver: Driver) -> None:
         was_silent = False

@@ -5,23 +5,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import msgspec
 from sqlalchemy import Row, insert, select
 
 from controller.records.database import Database
+from controller.records.recording_rows import Read
 from controller.records.tables import recording_reads as reads
-
-
-class Read(msgspec.Struct, frozen=True, kw_only=True):
-    """recording: "" for what was no single one. detail: without personal data."""
-
-    at_ms: int
-    who: str
-    roles: str
-    address: str
-    action: str
-    recording: str = ""
-    detail: str = ""
 
 
 class ReadingLog:

@@ -1,15 +1,10 @@
-"""What the index of recordings answers and is asked for: its shapes."""
+"""What the index of recordings answers and is asked for: its shapes, without SQL."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, or_
-
-from controller.records.tables import recordings
-
-_T = recordings.c
 
 
 class RecordingState(StrEnum):
@@ -22,7 +17,8 @@ class RecordingState(StrEnum):
     ERASED = "erased"
 
 
-READABLE = (RecordingState.GROWING, RecordingState.COMPLETE, RecordingState.PARTIAL)
+ENDED = (RecordingState.COMPLETE, RecordingState.PARTIAL)
+READABLE = (RecordingState.GROWING, *ENDED)
 
 
 class RecordingRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,33 +89,6 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     held: bool = False
     before: tuple[int, str] | None = None
 
-    def where(self) -> list[ColumnElement[bool]]:
-        found: list[ColumnElement[bool]] = [
-            column == value
-            for column, value in (
-                (_T.call, self.call),
-                (_T.node, self.node),
-                (_T.tenant, self.tenant),
-                (_T.rule, self.rule),
-            )
-            if value
-        ]
-        if self.tags:
-            found.append(or_(_T.caller_tag.in_(self.tags), _T.callee_tag.in_(self.tags)))
-        if self.from_ms:
-            found.append(_T.started_ms >= self.from_ms)
-        if self.until_ms:
-            found.append(_T.started_ms < self.until_ms)
-        if self.states:
-            found.append(_T.state.in_([state.value for state in self.states]))
-        if self.held:
-            found.append(_T.holds > 0)
-        if self.before:
-            started_ms, recording = self.before
-            earlier = and_(_T.started_ms == started_ms, _T.recording < recording)
-            found.append(or_(_T.started_ms < started_ms, earlier))
-        return found
-
 
 class Counts(msgspec.Struct, frozen=True):
     """states: how many recordings by state. overdue: whose time is over, without those on hold."""
@@ -141,3 +110,15 @@ class Kept(msgspec.Struct, frozen=True):
     overdue: int
     oldest_ms: int
     last_until_ms: int
+
+
+class Read(msgspec.Struct, frozen=True, kw_only=True):
+    """Who read what. recording: "" for what was no single one. detail: without personal data."""
+
+    at_ms: int
+    who: str
+    roles: str
+    address: str
+    action: str
+    recording: str = ""
+    detail: str = ""

@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, Row, and_, case, func, insert, or_, select
 from controller.errors import NotFound, Refused
 from controller.records.database import Database
 from controller.records.recording_rows import (
+    ENDED,
     READABLE,
     Counts,
     Erasure,
@@ -64,7 +65,7 @@ class RecordingIndex:
         """The latest first."""
         asked = (
             select(recordings)
-            .where(*wanted.where())
+            .where(*_where(wanted))
             .order_by(_T.started_ms.desc(), _T.recording.desc())
             .limit(limit)
         )
@@ -145,8 +146,11 @@ class RecordingIndex:
             ]
 
     def due(self, now_ms: int, limit: int) -> list[RecordingRow]:
-        """Those whose time is over and that nobody holds, and those doomed before."""
-        over = and_(_T.state.in_(READABLE), _T.keep_until_ms <= now_ms, _T.holds == 0)
+        """Those whose time is over and that nobody holds, and those doomed before.
+
+        None that still grows: the keeper ends it first.
+        """
+        over = and_(_T.state.in_(ENDED), _T.keep_until_ms <= now_ms, _T.holds == 0)
         doomed = _T.state == RecordingState.ERASING.value
         asked = select(recordings).where(or_(over, doomed)).order_by(_T.keep_until_ms).limit(limit)
         with self._database.transaction() as sql:
@@ -211,7 +215,7 @@ class RecordingIndex:
             return {(row.tenant, row.period): row.how_many for row in sql.execute(asked)}
 
     def count(self, now_ms: int) -> Counts:
-        over = and_(_T.state.in_(READABLE), _T.keep_until_ms <= now_ms, _T.holds == 0)
+        over = and_(_T.state.in_(ENDED), _T.keep_until_ms <= now_ms, _T.holds == 0)
         with self._database.transaction() as sql:
             states = sql.execute(
                 select(_T.state, func.count().label("how_many")).group_by(_T.state)
@@ -268,12 +272,41 @@ class RecordingIndex:
                 )
 
 
+def _where(wanted: Wanted) -> list[ColumnElement[bool]]:
+    found: list[ColumnElement[bool]] = [
+        column == value
+        for column, value in (
+            (_T.call, wanted.call),
+            (_T.node, wanted.node),
+            (_T.tenant, wanted.tenant),
+            (_T.rule, wanted.rule),
+        )
+        if value
+    ]
+    if wanted.tags:
+        found.append(or_(_T.caller_tag.in_(wanted.tags), _T.callee_tag.in_(wanted.tags)))
+    if wanted.from_ms:
+        found.append(_T.started_ms >= wanted.from_ms)
+    if wanted.until_ms:
+        found.append(_T.started_ms < wanted.until_ms)
+    if wanted.states:
+        found.append(_T.state.in_([state.value for state in wanted.states]))
+    if wanted.held:
+        found.append(_T.holds > 0)
+    if wanted.before:
+        started_ms, recording = wanted.before
+        earlier = and_(_T.started_ms == started_ms, _T.recording < recording)
+        found.append(or_(_T.started_ms < started_ms, earlier))
+    return found
+
+
 def _as_int(condition: ColumnElement[bool]) -> ColumnElement[int]:
     return case((condition, 1), else_=0)
 
 
 def _row(row: Row[Any]) -> RecordingRow:
-    return msgspec.convert(dict(row._mapping), RecordingRow)
+    # SQLAlchemy's names are a subclass of str, which msgspec does not take for keys.
+    return msgspec.convert({str(name): value for name, value in row._mapping.items()}, RecordingRow)
 
 
 def _now_ms() -> int:

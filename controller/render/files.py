@@ -21,6 +21,7 @@ from controller.model import Kind
 from controller.render.certificates import tls_files
 from controller.render.file import File
 from controller.render.phones import SRTP_MANDATORY, phones_file, phones_path
+from controller.render.recordings import mount_unit
 from controller.render.redis import edge_secret, redis_files, redis_values, stunnel_values
 from controller.render.templates import Secret, fill
 
@@ -61,6 +62,8 @@ def render(config: Config, name: str, folder: Path | None = None) -> Rendered:
         secret = Secret(read_secret(config.path(node.password_file)))
         files = asterisk_files if node.kind is Kind.ASTERISK else freeswitch_files
         made = files(config, name, secret, folder)
+        if config.recordings:
+            made |= mount_unit(name, config.recordings)
         return Rendered(name, folder, made | tls_files(config, name))
     if name == "redis":
         return Rendered(name, folder, redis_files(config, folder))
@@ -181,6 +184,7 @@ def _node_values(config: Config, name: str, password: Secret, folder: Path) -> d
         "event_socket_host": split_address(node.event_socket)[0],
         "event_socket_port": split_address(node.event_socket)[1],
         "phones_sip": node.phones_sip,
+        "phones_tls12": config.phones.tls_min == "1.2",
         "phones_port": split_address(node.phones_sip)[1],
         **_recordings(config, name),
         **_security(config, node.sip),

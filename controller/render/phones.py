@@ -42,7 +42,7 @@ def phones_file(
         "srtp_preferred": f"optional:{SRTP_SUITES}",
         "register_s": config.phones.register_s,
         "sip_host": split_address(config.nodes[node].sip)[0],
-        "versions": Label(", ".join(f"{r} {v}" for r, v in sorted(versions.items())) or "none"),
+        "versions": Label(versions_label(versions)),
         "phones": [
             {
                 "name": phone.name,
@@ -60,6 +60,11 @@ def phones_file(
         else ("freeswitch/pbxctl-phones.xml")
     )
     return fill(f"{kind}.j2", values)
+
+
+def versions_label(versions: Mapping[str, int]) -> str:
+    """As the head of the file has them."""
+    return ", ".join(f"{r} {v}" for r, v in sorted(versions.items())) or "none"
 
 
 def phones_in(text: str) -> frozenset[str]:

@@ -13,6 +13,7 @@ done again from what is there, with the same bytes. Everything here blocks.
 from __future__ import annotations
 
 import bisect
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -102,13 +103,10 @@ class Bodies:
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    def begin(self, recording: str, opening: Opening) -> bool:
-        """False when it has begun already, with whatever opening."""
-        try:
+    def begin(self, recording: str, opening: Opening) -> None:
+        """One that has begun already keeps its opening."""
+        with contextlib.suppress(AlreadyStored):
             self.store.put(_open(recording, "begin"), msgspec.msgpack.encode(opening))
-        except AlreadyStored:
-            return False
-        return True
 
     def growing(self, recording: str) -> Growing | None:
         """As the store has it; None when it has not begun, or is a body alone."""

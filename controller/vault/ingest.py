@@ -14,7 +14,7 @@ import re
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -61,10 +61,18 @@ class _Refusal(Exception):
 class Ingest:
     """Blocks; for many threads."""
 
-    def __init__(self, bodies: Bodies, intake: Intake, limits: Limits) -> None:
+    def __init__(
+        self,
+        bodies: Bodies,
+        intake: Intake,
+        limits: Limits,
+        ended: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """ended: told of each recording that has ended, in some thread."""
         self._bodies = bodies
         self._intake = intake
         self._limits = limits
+        self._ended = ended
         self._growing: defaultdict[str, dict[str, Growing]] = defaultdict(dict)
         #: a recording has one of them; they do not grow with what a node invents
         self._locks = [threading.Lock() for _ in range(256)]
@@ -141,6 +149,7 @@ class Ingest:
         if known.end is None:
             return Ack(recording, known.next, State.OPEN)
         self._growing[node].pop(recording, None)
+        self._ended(recording)
         return Ack(recording, known.end.chunks, State.ENDED)
 
     def _known(self, node: str, recording: str) -> Growing | Head | None:
@@ -179,13 +188,12 @@ class Ingest:
         # First the envelope: a recording that has begun without it would never be readable.
         now_ms = round(time.time() * 1000)
         self._intake.put(frame.recording, Waiting(frame.header, frame.envelope, now_ms))
-        growing = Growing(opening, header, heard_s=time.time())
-        if not self._bodies.begin(frame.recording, opening):
-            there = self._bodies.growing(frame.recording)
-            if there is None:
-                raise StoreUnreachable(f"{frame.recording} began and is not there")
-            growing = there
-            _same_opening(growing, frame)
+        self._bodies.begin(frame.recording, opening)
+        growing = self._bodies.growing(frame.recording)  # as another vault may have left it
+        if growing is None:
+            raise StoreUnreachable(f"{frame.recording} began and is not there")
+        _same_opening(growing, frame)
+        growing.heard_s = time.time()
         self._growing[node][frame.recording] = growing
         return growing
 

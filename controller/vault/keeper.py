@@ -208,8 +208,9 @@ class Keeper:
         """False while it has not ended, or its row is not written yet."""
         growing = self._bodies.growing(recording)
         if growing is None:
-            # Its parts are gone but for `end`: the last step of an earlier finish.
-            self._bodies.drop_parts(recording)
+            if self._bodies.head(recording) is None:
+                return False  # it is just beginning
+            self._bodies.drop_parts(recording)  # the last steps of an earlier finish
             return True
         if growing.end is None:
             silent_s = time.time() - growing.heard_s
@@ -284,7 +285,10 @@ class Keeper:
             over = row.reason.startswith(RETENTION)
             ERASED.labels("retention" if over else "order").inc()
         try:
-            self._bodies.delete(recording)
+            if self._bodies.head(recording) is not None:
+                self._bodies.delete(recording)
+            # One that still grows is deleted at its end: its agent must not be asked for all of it
+            # again.
         except PbxctlError as error:  # unreadable already; `vault check` finds what is left
             self._tell(recording, f"is erased, and its body could not be deleted: {error.message}")
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from controller.errors import Tampered, VaultError
 from controller.vault.keys.keyring import Keyring
-from controller.vault.slots import OWNER_BYTES, Progress, Slots, WritableSlots, create
+from controller.vault.slots import OWNER_BYTES, Slots
+from controller.vault.slots_writing import Progress, WritableSlots, create
 
 SLOT_BYTES = 128
 _NONCE_AT = OWNER_BYTES
@@ -83,9 +85,20 @@ class WritableKeySlots(KeySlots):
     def __init__(self, path: Path, keyring: Keyring) -> None:
         super().__init__(path, keyring)
         self._lock = threading.Lock()
+        self._gate = threading.Lock()
 
     def _open(self, path: Path) -> WritableSlots:
         return WritableSlots(path)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """The lock. Who waits for it holds the gate, so a rotation's next batch comes after."""
+        with self._gate:
+            self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     @property
     def used(self) -> int:
@@ -93,7 +106,7 @@ class WritableKeySlots(KeySlots):
 
     def put(self, entries: Sequence[Entry], now_us: int) -> list[int]:
         """The slot of each, all on disk by one sync."""
-        with self._lock:
+        with self._turn():
             packed = []
             for entry in entries:
                 owner = bytes.fromhex(entry.recording)
@@ -104,7 +117,7 @@ class WritableKeySlots(KeySlots):
 
     def destroy(self, number: int, recording: str) -> bool:
         """The recording is unreadable when this returns; False when it was so before."""
-        with self._lock:
+        with self._turn():
             return self._slots.destroy(number, bytes.fromhex(recording))
 
     def rotate(self, now_us: int, *, batch: int = 4096) -> Iterator[Progress]:
@@ -114,12 +127,12 @@ class WritableKeySlots(KeySlots):
         VaultError at the end when slots failed: the old KEKs then stay, and the next call tries
         those slots again.
         """
-        with self._lock:
+        with self._turn():
             self._keyring.begin_rotation(now_us)
         steps = self._slots.rewrap(_Rewrap(self._keyring), batch)
         progress = None
         while True:
-            with self._lock:
+            with self._turn():
                 progress, last = next(steps, None), progress
             if progress is None:
                 break
@@ -130,7 +143,7 @@ class WritableKeySlots(KeySlots):
                 f"{len(last.failed)} key slots could not be rotated: {some}",
                 hint="restore the file from its backup or destroy these; old keys are kept",
             )
-        with self._lock:
+        with self._turn():
             self._keyring.end_rotation()
 
 

@@ -12,6 +12,7 @@ own certificate of the authority `sip`, and the vault its own, `vault` of the au
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TypeVar
 
 import msgspec
 
@@ -85,6 +86,8 @@ class Ack(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+T = TypeVar("T")
+
 _FRAMES = msgspec.msgpack.Decoder(list[Frame])
 _ACKS = msgspec.msgpack.Decoder(list[Ack])
 _PUBLIC_KEY = msgspec.msgpack.Decoder(PublicKey)
@@ -93,14 +96,21 @@ encode = msgspec.msgpack.Encoder().encode
 
 def frames(body: bytes) -> list[Frame]:
     """Raises msgspec.DecodeError for anything but a list of frames."""
-    return _FRAMES.decode(body)
+    return _decoded(_FRAMES, body)
 
 
 def acks(body: bytes) -> list[Ack]:
     """Raises msgspec.DecodeError for anything but a list of acks."""
-    return _ACKS.decode(body)
+    return _decoded(_ACKS, body)
 
 
 def public_key(body: bytes) -> PublicKey:
     """Raises msgspec.DecodeError for anything else."""
-    return _PUBLIC_KEY.decode(body)
+    return _decoded(_PUBLIC_KEY, body)
+
+
+def _decoded(decoder: msgspec.msgpack.Decoder[T], body: bytes) -> T:
+    try:
+        return decoder.decode(body)
+    except UnicodeDecodeError as error:  # msgspec lets it through for text that is not UTF-8
+        raise msgspec.DecodeError(str(error)) from None

@@ -4,6 +4,7 @@
 --   legs        list of {leg, enc, suite, tls, peer, t}; no key is ever among them
 --   packets     what the node's agent saw on the wire, set by `packets`
 -- P:look:N      list, "KEY PORT" for the agent of N to look at, short-lived
+-- P:seen:N      list, "PORT PBX_ID" of what the agent of N saw in clear, short-lived
 -- P:alarms      list, newest first, msgpack {kind, node, call, reason, t}
 
 local ALARMS_MAX = 500
@@ -70,8 +71,8 @@ redis.register_function('looks', function(keys, args)
   return out
 end)
 
--- looked: KEYS P; ARGV node key wire reason. The agent's own word on a call of its node. It has no
--- lease, so it changes nothing but `packets`; clear stays clear.
+-- looked: KEYS P; ARGV node key wire reason port. The agent's own word on a call of its node. It has
+-- no lease, so it changes nothing but `packets`, and clear stays clear; the driver is told.
 redis.register_function('looked', function(keys, args)
   local P, name, key, wire, now = keys[1], args[1], args[2], args[3], now_ms()
   local call = read_call(P, key)
@@ -85,7 +86,30 @@ redis.register_function('looked', function(keys, args)
       alarm(P, 'packets', name, key, args[4], now)
     end
   end
+  if wire == 'clear' and call.pbx then
+    local seen = P .. ':seen:' .. name
+    redis.call('LPUSH', seen, args[5] .. ' ' .. call.pbx)
+    redis.call('LTRIM', seen, 0, LOOKS_MAX - 1)
+    redis.call('PEXPIRE', seen, LOOK_KEEP_MS)
+  end
   return 1
+end)
+
+-- seen: KEYS P; ARGV node epoch. Takes what the node's agent saw in clear. Returns port, pbx_id, ...
+redis.register_function('seen', function(keys, args)
+  local stale = fenced(keys[1], args[1], args[2])
+  if stale then
+    return stale
+  end
+  local out = {}
+  for _ = 1, LOOKS_AT_ONCE do
+    local each = redis.call('LPOP', keys[1] .. ':seen:' .. args[1])
+    if not each then
+      break
+    end
+    out[#out + 1], out[#out + 2] = string.match(each, '^(%d*) (.*)$')
+  end
+  return out
 end)
 
 -- lenient: KEYS P; ARGV region... Names of the phones whose policy is `prefer`.

@@ -144,3 +144,17 @@ redis.register_function {
     return out
   end,
 }
+
+-- phone_counts: KEYS P; ARGV node... Returns for each how many phones are registered there, as last
+-- told or compared.
+redis.register_function {
+  function_name = 'phone_counts',
+  flags = { 'no-writes' },
+  callback = function(keys, args)
+    local out = {}
+    for i, name in ipairs(args) do
+      out[i] = redis.call('HLEN', keys[1] .. ':regs:' .. name)
+    end
+    return out
+  end,
+}

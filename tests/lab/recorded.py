@@ -57,8 +57,7 @@ class RecordingFleet(LabFleet):
         self,
         lab: Lab,
         nodes: Mapping[Asterisk | FreeSwitch, str],
-        caller: str,
-        *,
+        *callers: str,
         recordings: Mapping[str, Any] | None = None,
         numbers: Collection[Mapping[str, str]] = NUMBERS,
         options: str = "noswap",
@@ -68,7 +67,7 @@ class RecordingFleet(LabFleet):
         self.vault = f"{lab.address()}:8446"
         settings = {
             # whoever calls from there is believed to be an edge
-            "edges": {"k": {"region": "east", "sip": caller}},
+            "edges": {f"k{i}": {"region": "east", "sip": sip} for i, sip in enumerate(callers)},
             "numbers": list(numbers),
             "agent": {"host": lab.address()},
             "vault": {"ingest": self.vault, "listen": f"{lab.address()}:8445", "duties": "ingest"},

@@ -243,11 +243,13 @@ def test_no_key_is_written_anywhere(lab: Lab, kind: str) -> None:
         caller.until("over")
 
 
-def test_clear_packets_of_a_call_that_the_pbx_calls_encrypted_are_an_alarm(lab: Lab) -> None:
-    """The caller agrees on SRTP and then sends speech in clear."""
+@pytest.mark.parametrize("demand", ["prefer", "require"])
+def test_clear_packets_of_a_call_that_the_pbx_calls_encrypted(lab: Lab, demand: str) -> None:
+    """The caller agrees on SRTP and then sends speech in clear: an alarm, and under `require` the
+    end of the call."""
     node = node_of(lab, "asterisk", optional=False)
     settings = {
-        "media": {"peers": {"trunk": "require"}, "sample_share": 1.0},
+        "media": {"peers": {"trunk": demand}, "sample_share": 1.0},
         "agent": {"host": lab.address()},
     }
     with LabFleet(lab, {node: "east"}, lab.redis(), settings=settings) as fleet:
@@ -266,8 +268,17 @@ def test_clear_packets_of_a_call_that_the_pbx_calls_encrypted_are_an_alarm(lab: 
         call = live(fleet)
         assert found(fleet, call, "encrypted").action == "none"
         until(lambda: packets(fleet, call) == "clear", 5, "seen clear")
-        (alarm,) = fleet.ask(lambda door: door.alarms())
-        assert (alarm.kind, alarm.call) == ("packets", call_key(call))
+        saw_s = time.monotonic()
+        alarms = fleet.ask(lambda door: door.alarms())
+        assert ("packets", call_key(call)) in [(alarm.kind, alarm.call) for alarm in alarms]
+        if demand == "prefer":
+            assert found(fleet, call, "plain").action == "alarm"
+            assert liar.until("over", 12).ended_by == "caller"
+            return
+        outcome = liar.until("ended", 2)
+        assert time.monotonic() - saw_s < 1
+        assert f"cause={CAUSE_NOT_SECURE}" in outcome.reason
+        assert "on the wire are not encrypted" in found(fleet, call, "plain").reason
 
 
 def packets(fleet: LabFleet, call: CallRecord) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import ssl
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -17,6 +20,7 @@ from tests.lab.freeswitch import FreeSwitch, freeswitch_binary
 from tests.lab.lab import Lab
 from tests.lab.phone_fleet import PhoneFleet
 from tests.lab.register import Registrar
+from tests.lab.rendered import put_rendered
 from tests.lab.test_phones import HIGH_HZ, LOW_HZ, assert_they_talk
 from tests.lab.tls_sip import FINGERPRINT, GOOD_SDP, context, final_response, load_pair
 from tests.lab.until import until
@@ -105,7 +109,7 @@ def test_a_register_that_was_seen_is_soon_worth_nothing(fleet: PhoneFleet, node:
     """Replayed from the phone's own address, which takes a TLS connection from there; to another
     contact, for the digest does not cover it. FreeSWITCH counts the uses of a nonce; Asterisk does
     not, and lets it be used for nonce_lifetime."""
-    name = f"31{node}1"
+    name = {"a": "3101", "f": "3102"}[node]
     made = fleet.add(name, "east")
     fleet.until_ready(name)
     where = fleet.config.nodes[node].phones_sip
@@ -154,3 +158,34 @@ def test_with_dtls_the_keys_are_in_nobodys_sip(lab: Lab) -> None:
         for offer in (("RTP/AVP", ""), ("RTP/AVP", FINGERPRINT), GOOD_SDP):
             code = final_response(a, "9500", peer, source=node.address, sdp=offer)
             assert code == 488, offer
+
+
+TLS_VERSIONS = [v for v in ssl.TLSVersion if v.name.startswith("TLSv")]
+
+
+@pytest.mark.parametrize(
+    "kind", ["asterisk", pytest.param("freeswitch", marks=pytest.mark.freeswitch)]
+)
+def test_old_desk_phones_have_tls_1_2_where_the_config_says_so(lab: Lab, kind: str) -> None:
+    """They and trunks still speak 1.3, and nobody anything older."""
+    node = lab.asterisk("n") if kind == "asterisk" else lab.freeswitch("n")
+    settings = {"phones": {"tls_min": "1.2"}}
+    with PhoneFleet(lab, {node: "east"}, lab.redis(), encrypted=True, settings=settings) as fleet:
+        put_rendered(fleet.config, node)
+        told = fleet.config.nodes["n"]
+        store = open_store(fleet.config)
+        pair = load_pair(store.folder / "sip" / "n.pem", store.folder / "sip" / "n.key")
+        for sip, versions in ((told.phones_sip, {"TLSv1.2", "TLSv1.3"}), (told.sip, {"TLSv1.3"})):
+            spoken = set()
+            for version in TLS_VERSIONS:
+                tls = context(store.ca("sip"), pair, fleet.folder)
+                tls.set_ciphers("ALL:@SECLEVEL=0")  # else Python itself refuses the oldest
+                tls.minimum_version = tls.maximum_version = version
+                host, port = sip.split(":")
+                with (
+                    contextlib.suppress(OSError),
+                    socket.create_connection((host, int(port)), 2) as plain,
+                    tls.wrap_socket(plain, server_hostname=host) as link,
+                ):
+                    spoken.add(link.version())
+            assert spoken == versions

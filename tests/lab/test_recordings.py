@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,12 +13,16 @@ from controller.vault.wire import Outcome
 from tests.lab.asterisk import Asterisk
 from tests.lab.freeswitch import FreeSwitch
 from tests.lab.lab import Lab
-from tests.lab.phone import Phone
-from tests.lab.recorded import RecordingFleet, heard_share, linear
+from tests.lab.phone import Outgoing, Phone
+from tests.lab.recorded import NUMBERS, RecordingFleet, heard_share, linear
 from tests.lab.sipp import _ulaw_byte, speech_file, ulaw_of
+from tests.lab.test_operator import answer, calls_of, pbxctl
 from tests.lab.until import until
 
 pytestmark = pytest.mark.lab
+
+UNRECORDED = {"prefix": "96", "service": "echo"}
+RULES = [{"name": "all-echo", "prefix": "95", "service": "echo", "retention_days": 30}]
 
 
 @dataclass
@@ -26,6 +31,7 @@ class World:
     fleet: RecordingFleet
     node: Asterisk | FreeSwitch
     phone: Phone
+    talking: Outgoing | None = None
 
 
 def tone(seconds: float, hz: float = 440.0) -> bytes:
@@ -42,7 +48,13 @@ def tone(seconds: float, hz: float = 440.0) -> bytes:
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     with Lab() as lab, Phone(lab.address()) as phone:
         node = lab.asterisk("n") if request.param == "asterisk" else lab.freeswitch("n")
-        with RecordingFleet(lab, {node: "east"}, phone.sip) as fleet:
+        with RecordingFleet(
+            lab,
+            {node: "east"},
+            phone.sip,
+            numbers=[*NUMBERS, UNRECORDED],
+            recordings={"rules": RULES},
+        ) as fleet:
             fleet.start_all()
             yield World(lab, fleet, node, phone)
 
@@ -70,3 +82,78 @@ def test_a_call_is_at_the_vault_as_it_was_heard(world: World) -> None:
     assert taken.particulars.rule == "all-echo"
     assert taken.particulars.retention_days == 30
     until(lambda: not list((world.fleet.tmpfs / "n").iterdir()), 3, "nothing is left in the tmpfs")
+
+
+@pytest.fixture
+def started(world: World) -> Iterator[str]:
+    """A call that no rule records, as its key."""
+    if "gate" not in world.fleet.roles:
+        world.fleet.start("gate")
+        until(lambda: pbxctl(world.fleet, "nodes", "list").returncode == 0, 10, "the gate answers")
+    call = world.phone.call(world.node.sip, "9600")
+    assert call.code == 200
+    (key,) = until(
+        lambda: [c["key"] for c in calls_of(world.fleet) if c["callee"] == "9600"], 5, "the call"
+    )
+    world.talking = call
+    yield key
+    call.hang_up()
+
+
+def test_a_person_starts_pauses_resumes_and_stops(world: World, started: str) -> None:
+    before = set(world.fleet.recordings())
+    call, fleet = world.talking, world.fleet
+    assert call
+    refused = pbxctl(fleet, "recordings", "pause", started)
+    assert (refused.returncode, "not being recorded" in refused.stderr) == (1, True)
+    done = answer(fleet, "recordings", "start", started, "--reason", "complaint 7", "--yes")
+    assert done["state"] == "done", done
+    call.say(tone(1.5, 440))
+    assert answer(fleet, "recordings", "pause", started)["state"] == "done"
+    call.say(tone(1.5, 620))
+    assert answer(fleet, "recordings", "resume", started)["state"] == "done"
+    call.say(tone(1.5, 980))
+    assert answer(fleet, "recordings", "stop", started, "--yes")["state"] == "done"
+    call.say(tone(1.0, 1500))
+
+    def over() -> bool:
+        (new,) = set(fleet.recordings()) - before
+        return fleet.taken(new).end is not None
+
+    until(over, 10, "the recording has ended, the call has not")
+    taken = fleet.taken(done["recording"])
+    assert taken.end
+    assert taken.end.outcome is Outcome.COMPLETE, taken.end.reason
+    assert taken.particulars.reason == "complaint 7"
+    heard = {hz: strength(taken.left, hz) for hz in (440, 620, 980, 1500)}
+    assert heard[440] > 0.8, heard
+    assert heard[980] > 0.8, heard
+    # what was said between the order and its effect is heard
+    assert heard[620] < 0.5, heard
+    assert heard[1500] < 0.5, heard
+    silent = longest_silence_s(taken.left)
+    assert silent > 1.0, f"{silent} s of silence for the pause"
+    assert '"what":"call.recording"' in fleet.log("gate")
+    assert '"verb":"pause"' in fleet.log("gate")
+
+
+def strength(samples: array[int], hz: float) -> float:
+    """Seconds of the tone, by 20 ms frames in which it is the loudest (Goertzel)."""
+    found = 0
+    for start in range(0, len(samples) - 160, 160):
+        frame = samples[start : start + 160]
+        turn = 2 * math.pi * hz / 8000
+        real = sum(s * math.cos(turn * i) for i, s in enumerate(frame))
+        imaginary = sum(s * math.sin(turn * i) for i, s in enumerate(frame))
+        energy = sum(s * s for s in frame)
+        found += energy > 160 * 1e6 and (real**2 + imaginary**2) * 2 / 160 > 0.8 * energy
+    return found * 0.02
+
+
+def longest_silence_s(samples: array[int]) -> float:
+    longest = run = 0
+    for start in range(0, len(samples) - 160, 160):
+        quiet = max(map(abs, samples[start : start + 160])) < 16
+        run = run + 1 if quiet else 0
+        longest = max(longest, run)
+    return longest * 0.02

@@ -6,7 +6,6 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from unittest.mock import ANY
 
 import msgspec
 import pytest
@@ -115,8 +114,10 @@ async def test_each_role_does_its_work(config: Config, fleets: dict[str, Fleet])
     await driver.reconcile(lease, [CallTruth("x-gate")])
     clear = Attestation("plain", "alarm", "a test")
     assert await driver.attest(lease, "x-gate", clear, [10_000])
-    assert await agent.looks("a") == [(ANY, 10_000)]
-    await agent.looked("a", "call-gate", "clear", "a test")
+    ((key, port),) = await agent.looks("a")
+    await agent.looked("a", key, "clear", "a test", port)
+    assert await driver.seen(lease) == [("x-gate", 10_000)]
+    assert await driver.seen(lease) == []
     assert await gate.alarms()
 
     assert await gate.call("call-gate")

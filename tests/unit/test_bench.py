@@ -69,6 +69,23 @@ def test_events_reads_everything_and_compares() -> None:
     assert set(seen["goals"]) == {"esl_ratio", "ami_ratio", "events_lost"}
 
 
+def test_vault_seals_seeks_rotates_and_erases() -> None:
+    seen = quick("vault")
+    # Loose bounds: other work on the machine must not fail this; a figure that is none must.
+    for ratio in ("seal_ratio", "seal_one_ratio", "sm4_ratio"):
+        assert 0.3 < seen[ratio] < 1.3, ratio
+    assert 0 < seen["seal_evidence_gb_s"] < seen["seal_gb_s"]
+    assert 0 < seen["sm4_seal_gb_s"] < seen["seal_gb_s"]
+    assert 0 < seen["seek_p50_ms"] <= seen["seek_p99_ms"]
+    assert seen["rotate_body_bytes"] == 0
+    assert 1 <= seen["rotate_read_ratio"] < 1.05
+    assert seen["rotate_100k_s"] > 0.01
+    assert 0 < seen["erase_p99_ms"] < 1000
+    assert 0 < seen["erase_rotating_p99_ms"] < 1000
+    goals = {"seal_ratio", "sm4_ratio", "seek_p99_ms", "rotate_body_bytes", "erase_p99_ms"}
+    assert goals < set(seen["goals"])
+
+
 def test_streams_are_calls_of_their_own() -> None:
     # Started, answered and ended of each; were the ids the same, all but the first would be echoes.
     assert freeswitch(5, plain=True).means == freeswitch(5, plain=False).means == 15

@@ -100,6 +100,7 @@ def test_a_whole_config(folder: Path) -> None:
         ("fleet: main", "fleet: main\nsecurity: {media: zrtp}", 2, "security.media", "zrtp"),
         ("fleet: main", "fleet: main\nsecurity: {media: dtls-srtp}", 2, "security.media",
          "FreeSWITCH (west-1)"),
+        ("fleet: main", "fleet: main\nphones: {tls_min: '1.1'}", 2, "phones.tls_min", "1.1"),
         ("fleet: main", "fleet: main\nsecurity: {control: no}", 2, "security.control", "bool"),
         ("fleet: main", "fleet: main\nsecurity: {signalling: plain}", 2, "security.media",
          "in clear"),

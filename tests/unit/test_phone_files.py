@@ -139,6 +139,19 @@ async def test_on_a_full_disk_the_old_file_stays_whole(world: World) -> None:
     assert world.file.read_text().count("(pbxctl-phone)\n") == MANY
 
 
+async def test_a_file_that_somebody_changed_is_put_right(world: World) -> None:
+    await world.publish(1, 3)
+    await world.until_told(1)
+    before = world.file.read_text()
+    for spoil in (world.file.unlink, lambda: world.file.write_text("[evil]\n")):
+        reloads = len(world.pbx.told)
+        spoil()
+        async with asyncio.timeout(5):
+            while len(world.pbx.told) == reloads:
+                await asyncio.sleep(0.05)
+        assert world.file.read_text() == before
+
+
 async def test_a_node_out_of_reach_is_pending_and_gets_it_later(world: World) -> None:
     await world.publish(1, 1)
     await world.until_told(1)

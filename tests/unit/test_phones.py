@@ -55,6 +55,9 @@ nodes:
       password_file: b, weight: 3}
   c: {kind: asterisk, region: west, sip: "192.0.2.3:5060", control: "192.0.2.3:5038",
       password_file: c}
+numbers:
+  - {prefix: "95", service: echo}
+  - {prefix: "400", service: phone}
 security: {signalling: plain, media: plain, control: plain}
 state_dir: state
 """
@@ -66,19 +69,20 @@ def book(config: Config) -> PhoneBook:
     return PhoneBook(open_database(config))
 
 
-@pytest.mark.parametrize("name", ["1001", "a", "reception.2", "x" * 32, "a_b-c"])
-def test_a_name_may_be(name: str) -> None:
-    assert rules.checked_name(name) == name
+@pytest.mark.parametrize("name", ["1", "1001", "0049301234", "9" * 18, "4001"])
+def test_a_name_may_be(config: Config, name: str) -> None:
+    assert rules.checked_name(config, name) == name
 
 
 @pytest.mark.parametrize(
     "name",
-    ["", "x" * 33, "A", "a b", "-a", "a-", "a;b", "a\n", "1001\n", "ä", "٣", "../x", "a/b",
+    ["", "9" * 19, "a", "reception.2", "+49301", "*1", "1 001", "9500",
+     "A", "a b", "-a", "a-", "a;b", "a\n", "1001\n", "ä", "٣", "../x", "a/b",
      "pbxctl-trunk", "pbxctl", "global", "system", 'a"', "a]", "{a}", "a\0"],
 )  # fmt: skip
-def test_a_name_may_not_be(name: str) -> None:
+def test_a_name_may_not_be(config: Config, name: str) -> None:
     with pytest.raises(UsageError):
-        rules.checked_name(name)
+        rules.checked_name(config, name)
 
 
 @pytest.mark.parametrize("display", ["\0", "\ud800", "x" * 5001])

@@ -6,10 +6,11 @@ import datetime as dt
 import ssl
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography import x509
 
-from controller.config import Config
+from controller.config import Config, PhonesConfig
 from controller.config_file import parse
 from controller.doctor.certificates import check_certificates, judge_certificate
 from controller.doctor.finding import Level
@@ -188,6 +189,11 @@ def test_the_doctor_warns_three_weeks_ahead(config: Config) -> None:
     assert judge_certificate(kept, ends - 22 * DAY).level is Level.OK
     assert judge_certificate(kept, ends - 20 * DAY).level is Level.WARN
     assert judge_certificate(kept, ends + DAY).level is Level.FAIL
+
+
+def test_the_doctor_reminds_of_tls_1_2(config: Config) -> None:
+    old = msgspec.structs.replace(config, phones=PhonesConfig(tls_min="1.2"))
+    assert [f.check for f in check_certificates(old) if f.level is Level.WARN] == ["tls"]
 
 
 def test_the_doctor_sees_open_keys_and_missing_certificates(config: Config) -> None:

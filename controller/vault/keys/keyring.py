@@ -19,11 +19,12 @@ from pathlib import Path
 import msgspec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from controller.errors import KeyDestroyed, VaultError
+from controller.errors import KeyDestroyed, Tampered, VaultError
 from controller.vault import xwing
 from controller.vault.keys.provider import Provider
 from controller.vault.keys.published import PublicKey
-from controller.vault.slots import OWNER_BYTES, Slots, WritableSlots, create
+from controller.vault.slots import OWNER_BYTES, Slots
+from controller.vault.slots_writing import WritableSlots, create
 
 SLOT_BYTES = 2048
 _KEY_BYTES = 32
@@ -82,6 +83,40 @@ class Keyring:
         self._opened.clear()
         self._ciphers.clear()
 
+    def refresh(self) -> None:
+        """What another process made is found, what it destroyed is forgotten."""
+        with self._lock:
+            self._load()
+            for cache in (self._opened, self._ciphers):
+                for owner in cache.keys() - self._records.keys():
+                    del cache[owner]
+
+    def damaged(self) -> list[int]:
+        """Records that cannot be read any more: restore the keyring from its backup."""
+        return self._slots.damaged()
+
+    def change_provider(self, provider: Provider) -> None:
+        """Every key is wrapped by the new provider instead, all of them or, in a crash, none.
+
+        Bodies, envelopes and key slots stay as they are. Raises, with nothing changed, when one
+        key does not open or the new provider fails.
+        """
+        with self._lock:
+            slots = self._writable()
+            if slots.damaged():
+                raise VaultError("the keyring is damaged", hint="restore it from its backup")
+            fresh = {}
+            for owner, (_, record) in self._records.items():
+                if not isinstance(record, Rotation):
+                    wrapped = provider.wrap(self._open(owner), _purpose(owner, record))
+                    changed = msgspec.structs.replace(record, wrapped=wrapped)
+                    fresh[owner] = msgspec.msgpack.encode(changed)
+            # One batch has one journal: it is finished whole or not begun.
+            for _ in slots.rewrap(lambda owner, _: fresh.get(owner), batch=slots.slots):
+                pass
+            self._provider = provider
+            self._load()
+
     # A pair's owner is the hash of its public key, a KEK's is its id.
 
     def pairs(self) -> tuple[PublicKey, ...]:
@@ -98,8 +133,7 @@ class Keyring:
         with self._lock:
             newest = max((key.created_us for key in self.pairs()), default=0)
             created_us = max(now_us, newest + 1)  # a clock set back must not hide the new pair
-            wrapped = self._provider.wrap(private, _pair_purpose(owner))
-            self._add(owner, Pair(public, created_us, wrapped))
+            self._add_wrapped(owner, Pair(public, created_us, b""), private)
         return PublicKey(xwing.key_id(public), public, created_us)
 
     def private_key(self, key_id: str) -> bytes:
@@ -111,7 +145,7 @@ class Keyring:
                 owner = self._pair_owner(key_id)
             if owner is None:
                 raise KeyDestroyed(f"no key pair {key_id} is in the keyring")
-            return self._open(owner, _pair_purpose(owner))
+            return self._open(owner)
 
     def destroy_pair(self, key_id: str) -> bool:
         """False when it was gone already. The newest cannot go: recordings are sealed to it."""
@@ -132,14 +166,13 @@ class Keyring:
             return newest if newest is not None else self._new_kek(tenant, period, now_us)
 
     def cipher(self, kek: bytes, tenant: str) -> AESGCM:
-        """AES-256-GCM under that KEK. Raises KeyDestroyed, or VaultError for another's tenant."""
+        """AES-256-GCM under that KEK. Raises KeyDestroyed, or Tampered for another's KEK."""
         with self._lock:
             record = self._kek(kek)
             if record.tenant != tenant:
-                raise VaultError(f"KEK {kek.hex()} is not one of tenant {tenant}")
+                raise Tampered(f"the key slot names a KEK that is not one of tenant {tenant}")
             if kek not in self._ciphers:
-                purpose = _kek_purpose(kek, record.tenant, record.period)
-                self._ciphers[kek] = AESGCM(self._open(kek, purpose))
+                self._ciphers[kek] = AESGCM(self._open(kek))
             return self._ciphers[kek]
 
     def tenant(self, kek: bytes) -> str:
@@ -166,12 +199,11 @@ class Keyring:
     def secret(self, name: str, now_us: int) -> bytes:
         """32 random bytes that belong to this name for good."""
         owner = hashlib.sha256(b"secret\0" + name.encode()).digest()[:OWNER_BYTES]
-        purpose = b"pbxctl secret\0" + name.encode()
         with self._lock:
             if owner not in self._records:
-                wrapped = self._provider.wrap(secrets.token_bytes(_KEY_BYTES), purpose)
-                self._add(owner, Secret(name, now_us, wrapped))
-            return self._open(owner, purpose)
+                record = Secret(name, now_us, b"")
+                self._add_wrapped(owner, record, secrets.token_bytes(_KEY_BYTES))
+            return self._open(owner)
 
     def begin_rotation(self, now_us: int) -> None:
         """A newer KEK for each period; goes on where one was begun and not ended."""
@@ -238,17 +270,16 @@ class Keyring:
 
     def _new_kek(self, tenant: str, period: str, created_us: int) -> bytes:
         kek = secrets.token_bytes(OWNER_BYTES)
-        key = secrets.token_bytes(_KEY_BYTES)
-        wrapped = self._provider.wrap(key, _kek_purpose(kek, tenant, period))
-        self._add(kek, Kek(tenant, period, created_us, wrapped))
+        record = Kek(tenant, period, created_us, b"")
+        self._add_wrapped(kek, record, secrets.token_bytes(_KEY_BYTES))
         return kek
 
-    def _open(self, owner: bytes, purpose: bytes) -> bytes:
+    def _open(self, owner: bytes) -> bytes:
         if owner not in self._opened:
             _, record = self._records[owner]
             if isinstance(record, Rotation):
                 raise VaultError("a rotation's record holds no key")
-            self._opened[owner] = self._provider.unwrap(record.wrapped, purpose)
+            self._opened[owner] = self._provider.unwrap(record.wrapped, _purpose(owner, record))
         return self._opened[owner]
 
     def _writable(self) -> WritableSlots:
@@ -260,6 +291,10 @@ class Keyring:
         number = self._writable().write(owner, msgspec.msgpack.encode(record))
         self._records[owner] = (number, record)
 
+    def _add_wrapped(self, owner: bytes, record: Pair | Kek | Secret, key: bytes) -> None:
+        wrapped = self._provider.wrap(key, _purpose(owner, record))
+        self._add(owner, msgspec.structs.replace(record, wrapped=wrapped))
+
     def _remove(self, owner: bytes) -> bool:
         number, _ = self._records[owner]
         done = self._writable().destroy(number, owner)
@@ -269,9 +304,11 @@ class Keyring:
         return done
 
 
-def _pair_purpose(owner: bytes) -> bytes:
-    return b"pbxctl x-wing\0" + owner
-
-
-def _kek_purpose(kek: bytes, tenant: str, period: str) -> bytes:
-    return b"\0".join((b"pbxctl kek", kek, tenant.encode(), period.encode()))
+def _purpose(owner: bytes, record: Pair | Kek | Secret) -> bytes:
+    match record:
+        case Pair():
+            return b"pbxctl x-wing\0" + owner
+        case Kek(tenant, period):
+            return b"\0".join((b"pbxctl kek", owner, tenant.encode(), period.encode()))
+        case Secret(name):
+            return b"pbxctl secret\0" + name.encode()

@@ -15,18 +15,21 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from controller import metrics
-from controller.agent import answers, packets
+from controller.agent import answers, packets, recording_metrics
 from controller.api.fleet_metrics import FleetCollector
 from controller.config import Config
 from controller.config_file import parse
 from controller.errors import PbxctlError
 from controller.fleet.functions import Fleet, connect
+from controller.fleet.phones import FleetPhones, NodePhones
+from controller.model import PhoneRegistered
 from controller.pbx import attestor_metrics, worker_metrics
 from controller.roles import driver as _driver  # noqa: F401  its imports add to the page
 from controller.roles import steward
 from tests.gate_server import Playing, write_config
 from tests.redis_server import RedisServer
 
+PHONES = ("registered", "pending_changes", "problem")
 DOCS = Path(__file__).parents[3] / "docs" / "metrics.md"
 
 
@@ -94,6 +97,20 @@ async def test_values_are_the_fleets(config: Config, playing: Playing) -> None:
     assert seen[("pbxctl_leader",)] == 0
 
 
+async def test_phones_are_counted_by_node(config: Config, playing: Playing) -> None:
+    phones, fleet = FleetPhones(playing.fleet), playing.fleet
+    epoch = await fleet.lead("steward", "s", 60_000) or ""
+    await phones.publish(epoch, "east", 7, [])
+    await phones.acknowledge("e1", NodePhones({"east": 7}))
+    await phones.acknowledge("e2", NodePhones({"east": 4}, "No space left on device"))
+    await phones.told(playing.leases["e1"], [PhoneRegistered("1001", "sip:x", 60)])
+    seen = values(await page(config, fleet))
+    assert [seen[f"pbxctl_node_phones_{n}", "e1", "east"] for n in PHONES] == [1, 0, 0]
+    assert [seen[f"pbxctl_node_phones_{n}", "e2", "east"] for n in PHONES] == [0, 3, 1]
+    # west takes east's phones in, and has acknowledged none
+    assert [seen[f"pbxctl_node_phones_{n}", "w1", "west"] for n in PHONES] == [0, 7, 0]
+
+
 async def test_redis_away_leaves_no_old_values(
     server: RedisServer, config: Config, playing: Playing
 ) -> None:
@@ -141,7 +158,9 @@ async def test_the_gates_page(config: Config, playing: Playing) -> None:
     ],
 )
 def test_the_other_roles_pages(role: str, registry: CollectorRegistry) -> None:
-    assert attestor_metrics.LEGS and packets.LOOKS  # they register with their role when imported
+    assert (
+        attestor_metrics.LEGS and packets.LOOKS and recording_metrics.LIVE
+    )  # they register with their role when imported
     text = generate_latest(registry).decode()
     assert documented(role) == existing(text)
     promtool(text)

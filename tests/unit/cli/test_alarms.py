@@ -49,7 +49,7 @@ def test_alarms_are_listed_the_newest_first(stand: Stand, pbxctl: Pbxctl) -> Non
     placed = live(stand)
     key = placed.placement.rpartition("-")[0]
     attest(stand, placed, Attestation("plain", "alarm", REASON, legs=LEGS))
-    stand.run(stand.playing.fleet.looked(placed.node, key, "clear", "60 packets in clear"))
+    stand.run(stand.playing.fleet.looked(placed.node, key, "clear", "60 packets in clear", 40_000))
     alarms = pbxctl("alarms", "-o", "json").json["alarms"]
     assert [alarm["kind"] for alarm in alarms] == ["packets", "media"]
     assert {alarm["call"] for alarm in alarms} == {key}
@@ -68,9 +68,9 @@ def test_a_stranger_can_not_whitewash(stand: Stand, pbxctl: Pbxctl) -> None:
     attest(stand, placed, Attestation("encrypted", legs=LEGS[:1]))
     fleet = stand.playing.fleet
     other = "e1" if placed.node != "e1" else "e2"
-    stand.run(fleet.looked(other, key, "clear", "x"))
+    stand.run(fleet.looked(other, key, "clear", "x", 1))
     assert pbxctl("calls", "show", "c1", "-o", "json").json["security"]["packets"] == ""
     for wire in ("not checked", "encrypted", "clear", "encrypted", "nonsense"):
-        stand.run(fleet.looked(placed.node, key, wire, "x"))
+        stand.run(fleet.looked(placed.node, key, wire, "x", 1))
     assert pbxctl("calls", "show", "c1", "-o", "json").json["security"]["packets"] == "clear"
     assert len(pbxctl("alarms", "-o", "name").out.splitlines()) == 1

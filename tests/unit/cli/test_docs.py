@@ -10,9 +10,11 @@ import click
 import msgspec
 import pytest
 
-from controller.api import shapes
+from controller.api import recording_shapes, shapes
 from controller.cli.main import pbxctl
 from controller.fleet.state import Alarm, NodeView
+from controller.records import recording_rows
+from controller.vault.found import Found
 
 TEXT = (Path(__file__).parents[3] / "docs" / "cli.md").read_text("utf-8")
 OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]*|-[a-z])(?![\w-])")
@@ -98,6 +100,20 @@ def test_no_option_is_named_anywhere_that_does_not_exist() -> None:
         ("Phones", shapes.PhonePlace),
         ("pbxctl phones list", shapes.Phones),
         ("pbxctl phones add", shapes.PhoneCredentials),
+        ("Recordings", recording_shapes.RecordingView),
+        ("pbxctl recordings list", recording_shapes.Recordings),
+        ("pbxctl recordings show", recording_shapes.RecordingDetail),
+        ("pbxctl recordings show", recording_shapes.ErasureView),
+        ("pbxctl recordings show", recording_rows.Hold),
+        ("pbxctl recordings verify", recording_shapes.Verified),
+        ("pbxctl recordings hold", recording_shapes.RecordingAction),
+        ("pbxctl recordings kept", recording_shapes.KeptReport),
+        ("pbxctl recordings kept", recording_rows.Kept),
+        ("pbxctl recordings reads", recording_rows.Read),
+        ("pbxctl vault status", recording_shapes.VaultStatus),
+        ("pbxctl vault status", recording_shapes.PeriodKeys),
+        ("pbxctl vault rotate", recording_shapes.Rotated),
+        ("pbxctl vault check", Found),
     ],
 )
 def test_each_json_key_is_documented(title: str, shape: type[msgspec.Struct]) -> None:

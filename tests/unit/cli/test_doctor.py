@@ -17,6 +17,7 @@ from controller.doctor import dumped_config, host, nodes, picture
 from controller.doctor.finding import Finding, Level
 from controller.errors import LoginRefused
 from controller.fleet.functions import library
+from controller.fleet.phones import FleetPhones, NodePhones
 from controller.fleet.state import Presence
 from controller.model import Kind, NodeFacts
 from tests.gate_server import Stand
@@ -52,6 +53,9 @@ A, F = Kind.ASTERISK, Kind.FREESWITCH
         (picture.judge_crew(Presence(0, "s", ()))[1], Level.FAIL),
         (picture.judge_crew(Presence(0, "s", ("d",)))[0], Level.OK),
         (picture.judge_place(None, "e1"), Level.WARN),
+        (picture.judge_phones("n", NodePhones({"r": 2}), 0, 5), Level.OK),
+        (picture.judge_phones("n", None, 2, 0), Level.WARN),
+        (picture.judge_phones("n", NodePhones({"r": 1}, "disk full"), 1, 0), Level.FAIL),
         (dumped_config.judge_dump("n", "/l/f", 0o600, 0o755), Level.OK),
         (dumped_config.judge_dump("n", "/l/f", 0o644, 0o750), Level.OK),
         (dumped_config.judge_dump("n", "/l/f", 0o644, 0o755), Level.FAIL),
@@ -146,6 +150,25 @@ def test_the_whole_against_nodes_that_are_not_there(stand: Stand, pbxctl: Pbxctl
         assert found[node, "sip"] == "fail"
     problems = pbxctl("doctor", "--problems", "-o", "json").json
     assert {f["level"] for f in problems} == {"warn", "fail"}
+
+
+def test_nodes_without_the_phones_of_their_region_are_seen(stand: Stand, pbxctl: Pbxctl) -> None:
+    fleet = stand.playing.fleet
+    phones = FleetPhones(fleet)
+
+    async def publish() -> None:
+        await phones.publish(await fleet.lead("steward", "s", 1000) or "", "west", 3, [])
+        await phones.acknowledge("e1", NodePhones({"west": 2}, "No space left on device"))
+        await phones.acknowledge("w1", NodePhones({"west": 3}))
+
+    stand.run(publish())
+    told = pbxctl("doctor", "-o", "json").json
+    found = {f["about"]: (f["level"], f["what"]) for f in told if f["check"] == "phones"}
+    assert found["w1"] == ("ok", "in step, 0 registered")
+    # east spills to west, not the other way round, so e1 and e2 need no phone of west
+    assert found["e1"][0] == "fail"
+    assert "No space left" in found["e1"][1]
+    assert found["e2"][0] == "ok"
 
 
 def test_another_versions_library_is_seen(stand: Stand, pbxctl: Pbxctl) -> None:

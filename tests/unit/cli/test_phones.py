@@ -79,6 +79,8 @@ def test_a_duplicate_is_refused_and_changes_nothing(pbxctl: Pbxctl, phone: Any) 
     ("argv", "says"),
     [
         (["add", "30 05"], "cannot be a phone's name"),
+        (["add", "reception"], "nobody could dial it"),
+        (["add", "40012"], "which the config has for queue"),
         (["add", "a;b\n[x]"], "cannot be a phone's name"),
         (["add", "3005", "--region", "eats"], "did you mean east"),
         (["add", "3005", "--display", "x" * 5001], "at most 5000"),

@@ -118,6 +118,37 @@ async def running(driver: Driver, picture: Picture) -> AsyncIterator[Attestor]:
         await task
 
 
+async def test_what_the_agent_sees_in_clear_ends_a_call_that_the_pbx_calls_encrypted() -> None:
+    """Where it was asked to look, and nowhere else."""
+    legs = [Security("a", True, peer="1001", local="192.0.2.1:4000"), *SECURE]
+    driver, picture, found = ScriptedDriver(always(legs)), Picture(), list[tuple[str, int]]()
+
+    async def seen() -> Sequence[tuple[str, int]]:
+        taken, found[:] = list(found), []
+        return taken
+
+    demands = Demands("require", "require", {})
+    attestor = Attestor(
+        "n1", lambda legs, waited_s: judge(demands, legs, waited_s), picture.write, 1.0, seen
+    )
+    task = asyncio.create_task(attestor.run(driver))
+    attestor.heard([CallAnswered("c1")])
+    await eventually(lambda: picture.written, 2, "written")
+    found += [("c1", 4002), ("nobody", 4000)]
+    await eventually(lambda: not found, 2, "heard")
+    await asyncio.sleep(0.3)
+    assert not driver.hung_up
+    found.append(("c1", 4000))
+    began_s = time.monotonic()
+    await eventually(lambda: driver.hung_up, 2, "hung up")
+    assert time.monotonic() - began_s < 1
+    assert picture.written[-1][1].verdict == "plain"
+    assert "packets of 1001 on the wire" in picture.written[-1][1].reason
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
 async def test_an_answered_call_is_asked_about_and_written_once() -> None:
     driver, picture = ScriptedDriver(always(SECURE)), Picture()
     async with running(driver, picture) as attestor:

@@ -9,14 +9,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from controller.errors import KeyDestroyed, Tampered, VaultError
+from controller.errors import KeyDestroyed, KeysUnreachable, Tampered, VaultError
 from controller.vault import key_slots, xwing
 from controller.vault.key_slots import Entry, KeySlots, WritableKeySlots
 from controller.vault.keys import file as key_file
 from controller.vault.keys import keyring as k
 from controller.vault.keys.file import FileProvider
 from controller.vault.keys.published import publish, published
-from controller.vault.slots import WritableSlots
+from controller.vault.slots_writing import WritableSlots
 
 PASSPHRASE = "correct horse battery"
 R1, R2 = "1" * 32, "2" * 32
@@ -115,6 +115,84 @@ def test_records_cannot_be_exchanged(
     forged.close()
 
 
+def test_another_provider_takes_over_with_every_key(
+    tmp_path: Path, keyring: k.Keyring, slots: WritableKeySlots, provider: FileProvider
+) -> None:
+    pair, secret = keyring.new_pair(1), keyring.secret("index", 1)
+    private = keyring.private_key(pair.id)
+    [one] = slots.put([Entry("acme", "p", R1, bytes(32))], 1)
+    before = (tmp_path / "slots").read_bytes()
+    key_file.create(tmp_path / "other", PASSPHRASE, log_n=14)
+    other = FileProvider(tmp_path / "other", PASSPHRASE)
+    keyring.change_provider(other)
+    fresh = keyring.kek("acme", "q", 2)
+    read = k.Keyring(tmp_path / "keyring", other, writable=False)
+    assert read.private_key(pair.id) == private
+    assert read.secret("index", 9) == secret
+    assert KeySlots(tmp_path / "slots", read).data_key(one, "acme", R1) == bytes(32)
+    read.cipher(fresh, "acme")
+    read.close()
+    assert (tmp_path / "slots").read_bytes() == before
+    stale = k.Keyring(tmp_path / "keyring", provider, writable=False)
+    with pytest.raises(Tampered):
+        stale.private_key(pair.id)
+    stale.close()
+
+
+def test_a_provider_that_fails_midway_changes_nothing(
+    tmp_path: Path, keyring: k.Keyring, provider: FileProvider
+) -> None:
+    pair = keyring.new_pair(1)
+    keyring.kek("acme", "p", 1)
+    before = (tmp_path / "keyring").read_bytes()
+
+    class Failing:
+        name = "failing"
+        calls = 0
+
+        def wrap(self, secret: bytes, purpose: bytes) -> bytes:
+            self.calls += 1
+            if self.calls == 2:
+                raise KeysUnreachable("gone")
+            return provider.wrap(secret, purpose)
+
+        def unwrap(self, wrapped: bytes, purpose: bytes) -> bytes:
+            return provider.unwrap(wrapped, purpose)
+
+        def close(self) -> None: ...
+
+    with pytest.raises(KeysUnreachable):
+        keyring.change_provider(Failing())
+    assert (tmp_path / "keyring").read_bytes() == before
+    assert len(keyring.private_key(pair.id)) == 32
+
+
+def test_a_reader_forgets_what_was_destroyed(
+    tmp_path: Path, keyring: k.Keyring, provider: FileProvider
+) -> None:
+    kek = keyring.kek("acme", "p", 1)
+    reader = k.Keyring(tmp_path / "keyring", provider, writable=False)
+    reader.cipher(kek, "acme")
+    keyring.destroy_keks("acme", "p")
+    reader.refresh()
+    with pytest.raises(KeyDestroyed):
+        reader.cipher(kek, "acme")
+    reader.close()
+
+
+def test_a_damaged_record_is_told_and_no_provider_is_changed(
+    tmp_path: Path, keyring: k.Keyring, provider: FileProvider
+) -> None:
+    keyring.new_pair(1)
+    assert keyring.damaged() == []
+    with (tmp_path / "keyring").open("r+b") as file:
+        file.seek(4096 + 100)
+        file.write(b"XX")
+    assert keyring.damaged() == [0]
+    with pytest.raises(VaultError, match="damaged"):
+        keyring.change_provider(provider)
+
+
 def test_public_keys_are_published_and_checked(tmp_path: Path, keyring: k.Keyring) -> None:
     path = tmp_path / "vault-keys.json"
     keyring.new_pair(1)
@@ -149,7 +227,7 @@ def test_a_data_key_opens_for_its_tenant_and_recording_alone(
     assert (reader.find(R2), reader.find("3" * 32)) == (two, None)
     assert list(reader.recordings()) == [(one, R1), (two, R2)]
     reader.close()
-    with pytest.raises(VaultError, match="tenant other"):
+    with pytest.raises(Tampered, match="tenant other"):
         slots.data_key(one, "other", R1)
     with pytest.raises(KeyDestroyed):
         slots.data_key(one, "acme", R2)

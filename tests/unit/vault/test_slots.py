@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from controller.errors import KeyDestroyed, VaultError
-from controller.vault import slots as s
+from controller.vault.slots import Slots
+from controller.vault.slots_writing import WritableSlots, create
 
 A, B = b"a" * 16, b"b" * 16
 SECRET = b"the wrapped key of somebody"
@@ -23,20 +24,20 @@ SECRET = b"the wrapped key of somebody"
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    s.create(tmp_path / "keys", 128)
+    create(tmp_path / "keys", 128)
     return tmp_path / "keys"
 
 
 @pytest.fixture
-def slots(path: Path) -> Iterator[s.WritableSlots]:
-    slots = s.WritableSlots(path)
+def slots(path: Path) -> Iterator[WritableSlots]:
+    slots = WritableSlots(path)
     yield slots
     slots.close()
 
 
-def test_what_is_written_is_read_also_by_others(path: Path, slots: s.WritableSlots) -> None:
+def test_what_is_written_is_read_also_by_others(path: Path, slots: WritableSlots) -> None:
     numbers = slots.write_many([(A, b"one"), (B, b"two")])
-    other = s.Slots(path)
+    other = Slots(path)
     assert [other.read(n, o) for n, o in zip(numbers, (A, B), strict=True)] == [b"one", b"two"]
     assert list(other.items()) == [(numbers[0], A, b"one"), (numbers[1], B, b"two")]
     assert other.find(B) == numbers[1]
@@ -45,7 +46,7 @@ def test_what_is_written_is_read_also_by_others(path: Path, slots: s.WritableSlo
 
 
 def test_nothing_of_a_destroyed_slot_is_left_in_the_folder(
-    path: Path, slots: s.WritableSlots
+    path: Path, slots: WritableSlots
 ) -> None:
     number = slots.write(A, SECRET)
     for _ in slots.rewrap(lambda owner, payload: payload + b"!"):
@@ -64,14 +65,14 @@ def test_nothing_of_a_destroyed_slot_is_left_in_the_folder(
     assert slots.read(number, B) == b"next"
 
 
-def test_there_is_one_writer(path: Path, slots: s.WritableSlots) -> None:
+def test_there_is_one_writer(path: Path, slots: WritableSlots) -> None:
     with pytest.raises(VaultError, match="another process"):
-        s.WritableSlots(path)
+        WritableSlots(path)
 
 
 @pytest.mark.parametrize("at", [1, 2, 4, 9, 30])
 def test_a_damaged_slot_is_told_and_can_be_destroyed(
-    path: Path, slots: s.WritableSlots, at: int
+    path: Path, slots: WritableSlots, at: int
 ) -> None:
     number = slots.write(A, SECRET)
     with path.open("r+b") as file:
@@ -81,6 +82,7 @@ def test_a_damaged_slot_is_told_and_can_be_destroyed(
         file.write(bytes([byte ^ 0x10]))
     with pytest.raises(VaultError, match="damaged"):
         slots.read(number, A)
+    assert slots.damaged() == [number]
     assert list(slots.rewrap(lambda *_: b"x"))[-1].failed == (number,)
     assert slots.destroy(number, A)
     assert SECRET not in path.read_bytes()
@@ -88,7 +90,7 @@ def test_a_damaged_slot_is_told_and_can_be_destroyed(
 
 def test_a_batch_that_was_torn_by_a_power_cut_is_finished(path: Path, tmp_path: Path) -> None:
     """The journal is synced, then the slots are half written: what a crash may leave."""
-    slots = s.WritableSlots(path)
+    slots = WritableSlots(path)
     numbers = slots.write_many([(bytes([i]) * 16, b"old") for i in range(64)])
     before = path.read_bytes()
     [_] = slots.rewrap(lambda owner, payload: b"new", batch=8192)
@@ -102,14 +104,14 @@ def test_a_batch_that_was_torn_by_a_power_cut_is_finished(path: Path, tmp_path: 
     for journal, expected in ((head + raw, b"new"), ((head + raw)[:-1], b"old"), (b"", b"old")):
         path.write_bytes(bytes(torn) if expected == b"new" else before)
         path.with_name("keys.journal").write_bytes(journal)
-        mended = s.WritableSlots(path)
+        mended = WritableSlots(path)
         assert {mended.read(n, bytes([n]) * 16) for n in numbers} == {expected}
         mended.close()
         assert not path.with_name("keys.journal").read_bytes().strip(b"\0")
 
 
 def test_after_a_failed_sync_nothing_is_written(
-    slots: s.WritableSlots, monkeypatch: pytest.MonkeyPatch
+    slots: WritableSlots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(handle: int) -> None:
         raise OSError(5, "Input/output error")
@@ -127,7 +129,7 @@ def test_after_a_failed_sync_nothing_is_written(
 
 
 def test_a_full_disk_costs_nothing_that_is_there(
-    slots: s.WritableSlots, monkeypatch: pytest.MonkeyPatch
+    slots: WritableSlots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(handle: int, at: int, size: int) -> None:
         raise OSError(28, "No space left on device")
@@ -144,16 +146,16 @@ def test_a_full_disk_costs_nothing_that_is_there(
 def test_another_file_is_no_file_of_slots(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "f").write_bytes(content)
     with pytest.raises(VaultError, match="no file of key slots"):
-        s.Slots(tmp_path / "f")
+        Slots(tmp_path / "f")
     with pytest.raises(VaultError):
-        s.Slots(tmp_path / "absent")
+        Slots(tmp_path / "absent")
     with pytest.raises(VaultError):
-        s.create(tmp_path / "f", 128)
+        create(tmp_path / "f", 128)
     with pytest.raises(VaultError, match="page"):
-        s.create(tmp_path / "g", 100)
+        create(tmp_path / "g", 100)
 
 
-def test_payloads_have_bounds(slots: s.WritableSlots) -> None:
+def test_payloads_have_bounds(slots: WritableSlots) -> None:
     for payload in (b"", bytes(slots.payload_max_bytes + 1)):
         with pytest.raises(VaultError, match="fit"):
             slots.write(A, payload)
@@ -167,8 +169,8 @@ class Model(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.path = Path(os.environ.get("TMPDIR", "/tmp")) / f"slots-{secrets.token_hex(8)}"
-        s.create(self.path, 64)
-        self.slots = s.WritableSlots(self.path)
+        create(self.path, 64)
+        self.slots = WritableSlots(self.path)
         self.kept: dict[int, tuple[bytes, bytes]] = {}
 
     @rule(payloads=st.lists(st.binary(min_size=1, max_size=40), max_size=5))
@@ -198,7 +200,7 @@ class Model(RuleBasedStateMachine):
     @rule()
     def reopen(self) -> None:
         self.slots.close()
-        self.slots = s.WritableSlots(self.path)
+        self.slots = WritableSlots(self.path)
 
     @invariant()
     def same(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.errors import KeyDestroyed, PbxctlError, Tampered, VaultError
+from controller.errors import KeyDestroyed, PbxctlError, Tampered
 from controller.vault import header as h
 from controller.vault import key_slots, xwing
 from controller.vault.body import CHUNK, PROLOGUE, SEALED, Reader, Sealer, bad_chunks
@@ -226,7 +226,7 @@ def test_the_way_from_an_envelope_to_the_audio_with_one_thing_wrong_at_a_time(
     with pytest.raises(Tampered):
         read_all(body, mine, key=slots.data_key(other_number, "other", theirs.recording))
     wrong: tuple[tuple[int, str, str, type[PbxctlError]], ...] = (
-        (number, "other", mine.recording, VaultError),
+        (number, "other", mine.recording, Tampered),
         (other_number, "acme", mine.recording, KeyDestroyed),
     )
     for slot, tenant, recording, error in wrong:

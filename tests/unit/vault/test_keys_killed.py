@@ -1,4 +1,4 @@
-"""A rotation that is killed at any moment goes on: no key is lost."""
+"""Killed at any moment: a rotation goes on, and what was told as written or destroyed is so."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from controller.vault.key_slots import Entry, WritableKeySlots
 from controller.vault.keys import file as key_file
 from controller.vault.keys import keyring as k
 from controller.vault.keys.file import FileProvider
+from controller.vault.slots_writing import WritableSlots, create
 
 PASSPHRASE = "correct horse battery"
+REPOSITORY = Path(__file__).resolve().parents[3]
 RECORDINGS = 12_000
 KILLS = 25
 
@@ -58,7 +60,7 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
         process = subprocess.Popen(
             [sys.executable, "-c", _ROTATE, str(tmp_path), PASSPHRASE],
             stdout=subprocess.PIPE,
-            cwd=Path(__file__).resolve().parents[3],
+            cwd=REPOSITORY,
         )
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
@@ -87,3 +89,58 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     assert journals > 0, f"seed {seed}: no kill hit a batch"
     slots.close()
     keyring.close()
+
+
+_WORK = """
+import os, random, sys
+from pathlib import Path
+from controller.vault.slots_writing import WritableSlots
+slots = WritableSlots(Path(sys.argv[1]))
+kept = []
+print("ready", flush=True)
+while True:
+    owner = os.urandom(16)
+    number = slots.write(owner, b"key of " + owner)
+    print("written", number, owner.hex(), flush=True)
+    kept.append((number, owner))
+    if random.random() < 0.5:
+        number, owner = kept.pop(random.randrange(len(kept)))
+        print("dooms", number, owner.hex(), flush=True)
+        slots.destroy(number, owner)
+        print("destroyed", number, owner.hex(), flush=True)
+    if random.random() < 0.2:
+        for _ in slots.rewrap(lambda owner, payload: payload[:7] + owner, batch=8):
+            pass
+"""
+
+
+def test_what_was_told_before_the_kill_is_so(tmp_path: Path) -> None:
+    path = tmp_path / "slots"
+    create(path, 128)
+    told: list[list[str]] = []
+    for _ in range(15):
+        process = subprocess.Popen(
+            [sys.executable, "-c", _WORK, str(path)], stdout=subprocess.PIPE, cwd=REPOSITORY
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        said = [process.stdout.readline() for _ in range(random.randrange(10, 60))]
+        time.sleep(random.uniform(0, 0.02))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        lines = (b"".join(said) + process.stdout.read()).decode().split("\n")
+        told += [line.split() for line in lines[:-1]]
+        process.stdout.close()
+    doomed = {owner for word, _, owner in told if word == "dooms"}
+    destroyed = {owner for word, _, owner in told if word == "destroyed"}
+    slots = WritableSlots(path)
+    assert slots.damaged() == []
+    for word, number, owner in told:
+        if word == "written" and owner not in doomed:
+            payload = slots.read(int(number), bytes.fromhex(owner))
+            assert payload == b"key of " + bytes.fromhex(owner)
+    assert not destroyed & {owner.hex() for _, owner, _ in slots.items()}
+    content = path.read_bytes() + path.with_name("slots.journal").read_bytes()
+    assert all(b"key of " + bytes.fromhex(owner) not in content for owner in destroyed)
+    assert len(destroyed) > 15
+    slots.close()

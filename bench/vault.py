@@ -1,0 +1,17 @@
+"""Sealing beside the cipher alone, seeking from cold, rotating and erasing a million key slots.
+
+Each part measures for itself and hands back figures; vault_*.py say how.
+"""
+
+from __future__ import annotations
+
+from bench import vault_keys, vault_sealing, vault_seek
+from bench.figures import Report
+
+PARTS = (vault_sealing, vault_seek, vault_keys)
+
+
+def run(*, quick: bool) -> Report:
+    figures = tuple(figure for part in PARTS for figure in part.figures(quick=quick))
+    setup = "; ".join(part.SETUP for part in PARTS)
+    return Report("vault", quick, setup, figures)

@@ -1,0 +1,221 @@
+"""Two hundred kills of PBX, agent and vault, while calls are recorded.
+
+The witness is the tmpfs itself: every recording's file is opened when it appears, and what the PBX
+wrote into it, to the last byte, is what the vault has in the end: nothing lost, nothing twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import redis
+
+from controller.vault.bodies import Bodies
+from controller.vault.store import open_store
+from controller.vault.wire import Outcome
+from tests.lab.asterisk import Asterisk
+from tests.lab.lab import Lab
+from tests.lab.phone import Phone
+from tests.lab.recorded import RecordingFleet, linear
+from tests.lab.rendered import takes
+from tests.lab.until import until
+
+pytestmark = [pytest.mark.lab, pytest.mark.alone]
+
+KILLS = 200
+WITHIN_S = 120
+#: said again and again: no silence, and nothing that is said by chance
+CANARY = bytes(random.Random(7).randrange(0x10, 0x70) for _ in range(160))
+_ID = re.compile(r"[0-9a-f]{32}\.raw")
+
+
+class Witness(threading.Thread):
+    """Holds every recording's file open from its first moment on; `plain` reads it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(daemon=True)
+        self._folder = folder
+        self._files: dict[str, int] = {}
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        while not self._over.wait(0.01):
+            for name in os.listdir(self._folder):
+                if _ID.fullmatch(name) and name[:32] not in self._files:
+                    with contextlib.suppress(FileNotFoundError):
+                        self._files[name[:32]] = os.open(self._folder / name, os.O_RDONLY)
+
+    def plain(self) -> dict[str, bytes]:
+        return {r: os.pread(fd, os.fstat(fd).st_size, 0) for r, fd in self._files.items()}
+
+    def close(self) -> None:
+        self._over.set()
+        self.join()
+        for fd in self._files.values():
+            os.close(fd)
+
+
+class Talker(threading.Thread):
+    """Calls and says the canary, again and again."""
+
+    def __init__(self, phone: Phone, target: str) -> None:
+        super().__init__(daemon=True)
+        self._phone, self._target = phone, target
+        self.over = threading.Event()
+
+    def stop(self) -> None:
+        self.over.set()
+        self.join()
+
+    def run(self) -> None:
+        chance = random.Random(self._target + self._phone.sip)
+        while not self.over.is_set():
+            try:
+                call = self._phone.call(self._target, "9500", timeout_s=1.5)
+            except TimeoutError:
+                continue
+            if call.code != 200:
+                self.over.wait(0.1)
+                continue
+            until_s = time.monotonic() + chance.uniform(1, 9)
+            while time.monotonic() < until_s and not self.over.is_set():
+                call.say(CANARY * 5)
+            call.hang_up()
+
+
+class Killer(threading.Thread):
+    """Kills at random moments, until there were `KILLS` of all killers together."""
+
+    def __init__(
+        self, name: str, deaths: list[str], again: Callable[[random.Random], None], seed: int
+    ) -> None:
+        super().__init__(daemon=True, name=name)
+        self._again, self._chance, self._deaths = again, random.Random(seed), deaths
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            while len(self._deaths) < KILLS:
+                time.sleep(self._chance.uniform(0, 0.9) ** 2)
+                self._again(self._chance)
+                self._deaths.append(self.name)
+        except BaseException as error:  # of a thread; the test raises it
+            self.error = error
+
+
+def restarted(fleet: RecordingFleet, role: str, address: str, chance: random.Random) -> None:
+    """kill -9, and begun again; the next kill may come before it listens."""
+    fleet.stop(role, kill=True)
+    fleet.start(role)
+    if chance.random() < 0.4:
+        until(lambda: takes(address), 20, f"{role} listens")
+
+
+@pytest.fixture
+def fleet() -> Iterator[tuple[RecordingFleet, Asterisk, list[Phone]]]:
+    with Lab() as lab, contextlib.ExitStack() as ends:
+        phones = [ends.enter_context(Phone(lab.address())) for _ in range(4)]
+        node = lab.asterisk("n")
+        fleet = RecordingFleet(lab, {node: "east"}, *(phone.sip for phone in phones))
+        with fleet:
+            fleet.start_all()
+            yield fleet, node, phones
+
+
+@pytest.mark.timeout(200)
+def test_nothing_is_lost_and_nothing_comes_twice(
+    fleet: tuple[RecordingFleet, Asterisk, list[Phone]],
+) -> None:
+    world, node, phones = fleet
+    witness = Witness(world.tmpfs / "n")
+    talkers = [Talker(phone, node.sip) for phone in phones]
+    for thread in (witness, *talkers):
+        thread.start()
+    agent = f"{world.config.agent.host}:{world.config.agent.port}"
+    deaths: list[str] = []
+    killers = [
+        Killer("agent", deaths, partial(restarted, world, "agent", agent), 1),
+        Killer("vault", deaths, partial(restarted, world, "vault", world.vault), 2),
+        Killer("pbx", deaths, lambda _: node.restart(), 3),
+    ]
+    began_s = time.monotonic()
+    for killer in killers:
+        killer.start()
+    for killer in killers:
+        killer.join(max(0.0, began_s + WITHIN_S - time.monotonic()))
+    assert [killer.error for killer in killers] == [None] * 3
+    assert len(deaths) >= KILLS
+    assert min(deaths.count(killer.name) for killer in killers) >= 30, deaths
+    until(lambda: in_clear([world.tmpfs]), 15, "the search finds what is there")
+    assert not in_clear(places(world))
+    for talker in talkers:
+        talker.stop()
+    spool = world.config.state_path / "agent" / "spool" / "n"
+
+    def shipped() -> bool:
+        return not list((world.tmpfs / "n").iterdir()) and not [
+            path for path in spool.rglob("*") if path.is_file()
+        ]
+
+    until(shipped, 40, "the node has shipped all it had")
+    wrote = {recording: plain for recording, plain in witness.plain().items() if plain}
+    witness.close()
+    bodies = Bodies(open_store(world.config))
+    took = {recording: world.taken(recording) for recording in bodies.all_growing()}
+    assert len(took) > 40
+    assert set(took) == set(wrote)
+    for recording, taken in took.items():
+        assert taken.plain == wrote[recording], f"{recording} is another at the vault"
+        assert taken.end, f"{recording} has no end"
+    outcomes = [taken.end.outcome for taken in took.values() if taken.end]
+    assert Outcome.COMPLETE in outcomes, "calls that ended in order"
+    assert Outcome.PARTIAL in outcomes, "calls that a crash cut off"
+    assert not in_clear([*places(world), world.tmpfs]), "nor is anything left afterwards"
+
+
+def places(world: RecordingFleet) -> list[Path]:
+    """All files of PBX, agent, vault and of this run, and Redis' memory as a file among them."""
+    assert not swapped(world)
+    save_redis(world)
+    return [world.lab.run.folder, Path("/var/tmp"), Path("/dev/shm")]  # noqa: S108
+
+
+def in_clear(folders: list[Path]) -> list[Path]:
+    """Files that hold the canary: as it came, or as PCM alone or on a side of a stereo file."""
+    piece = linear(CANARY)[20:60].tobytes()
+    found = []
+    for path in {p for folder in folders for p in folder.rglob("*") if p.is_file()}:
+        with contextlib.suppress(OSError):
+            if holds(path.read_bytes(), piece):
+                found.append(path)
+    return found
+
+
+def holds(data: bytes, piece: bytes) -> bool:
+    if CANARY[20:60] in data or piece in data:
+        return True
+    for start in (0, 1):
+        halves = memoryview(data[start : start + (len(data) - start) // 2 * 2]).cast("h")
+        if any(piece in halves[side::2].tobytes() for side in (0, 1)):
+            return True
+    return False
+
+
+def swapped(world: RecordingFleet) -> bool:
+    status = Path(f"/proc/{world.roles['agent'].pid}/status").read_text()
+    return re.search(r"^VmSwap:\s+0 kB$", status, re.M) is None
+
+
+def save_redis(world: RecordingFleet) -> None:
+    client = redis.Redis.from_url(world.config.redis.url or "")
+    client.config_set("rdbcompression", "no")
+    client.save()
