@@ -4,6 +4,8 @@
 container mounts it, and it has no network. /parts/NAME is a volume of the service NAME.
 Repeatable: what is there and fits stays, so running it again is how certificates are renewed.
 
+    hand_out.py [pki …]   first runs that command of pbxctl on /fleet, as in `pki issue alice`
+
     PBXCTL_METRICS_AT   where each role shows its metrics, as "driver=192.0.2.1 gate=192.0.2.2"
     PBXCTL_RTP          each node's media ports, as "a1=20000-20031 a2=20032-20063"
 """
@@ -14,12 +16,13 @@ import datetime as dt
 import os
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 
+from controller.cli.main import run
 from controller.config import Config, split_address
 from controller.config_file import parse
 from controller.config_vault import FileKeys
@@ -35,7 +38,7 @@ from controller.render.write import write
 FLEET = Path("/fleet")
 PARTS = Path("/parts")
 GIVEN = Path("/etc/pbxctl/pbxctl.yaml")
-ASTERISK = Path(__file__).parent / "asterisk"
+ASTERISK = Path(__file__).parents[1] / "asterisk" / "etc"
 #: passwords that the config does not name
 GRAFANA = "secrets/grafana"
 
@@ -45,12 +48,14 @@ class Part:
     """What a role gets: passwords by path, keys as (authority, name), authorities it believes.
 
     all_certificates: those of everybody too, without keys, for who tells how long they last.
+    people: with the keys of all persons that certificates were issued to here.
     """
 
     passwords: tuple[str, ...]
     keys: tuple[tuple[str, str], ...]
     believes: tuple[str, ...] = ("control",)
     all_certificates: bool = False
+    people: bool = False
 
 
 def parts_of(config: Config) -> dict[str, Part]:
@@ -77,6 +82,7 @@ def parts_of(config: Config) -> dict[str, Part]:
             (("control", "doctor"), ("control", "driver"), ("sip", PROBE)),
             all_certificates=True,
         ),
+        "cli": Part((), (), people=True),
     }  # fmt: skip
     for name in (*config.nodes, *config.edges):
         own = control_name(name) if name in config.nodes else edge_name(name)
@@ -132,6 +138,10 @@ def role_files(config: Config, part: Part, metrics_at: str) -> dict[str, File]:
     pem |= {f"{authority}/{name}.pem" for authority, name in part.keys}
     if part.all_certificates:
         pem |= {str(path.relative_to(store.folder)) for path in store.folder.glob("*/*.pem")}
+    if part.people:
+        persons = (store.folder / "people").glob("*.key")
+        pem |= {f"people/{key.stem}{end}" for key in persons for end in (".pem", ".key")}
+        pem -= {"people/ca.key", "people/ca.pem"}
     pem |= {f"{authority}/revoked.crl" for authority in part.believes}
     pem |= {f"{authority}/{name}.key" for authority, name in part.keys}
     for path in sorted(pem, key=lambda p: not p.endswith(".key")):  # a reader takes pairs
@@ -178,7 +188,10 @@ def other_files(config: Config) -> dict[str, dict[str, File]]:
     return parts
 
 
-def hand_out(config: Config, metrics_at: Mapping[str, str], rtp: Mapping[str, str]) -> None:
+def hand_out(
+    config: Config, into: Path, metrics_at: Mapping[str, str], rtp: Mapping[str, str]
+) -> None:
+    """Writes what differs below into/NAME of every service. The arguments after it: see above."""
     parts = other_files(config)
     for name, part in parts_of(config).items():
         node = config.nodes.get(name.removesuffix("-agent"))
@@ -189,7 +202,7 @@ def hand_out(config: Config, metrics_at: Mapping[str, str], rtp: Mapping[str, st
     for name in config.edges:
         parts[name] = _certificates_kept(edge_files(config, name))
     for name, files in parts.items():
-        for path in write(Rendered(name, PARTS / name, files)):
+        for path in write(Rendered(name, into / name, files)):
             print(f"{name}: {path}")
 
 
@@ -201,15 +214,18 @@ def pairs(text: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in text.split())
 
 
-def main() -> int:
+def main(command: Sequence[str]) -> int:
     os.umask(0o077)
+    if command and (code := run(["--config", str(FLEET / "pbxctl.yaml"), *command])):
+        return code
     try:
         text = GIVEN.read_text("utf-8")
         config = parse(text, str(FLEET / "pbxctl.yaml"), secrets_there=False)
         write(Rendered("fleet", FLEET, {"pbxctl.yaml": File(text)}))
         make_passwords(config)
         make_certificates(config)
-        hand_out(config, pairs(os.environ["PBXCTL_METRICS_AT"]), pairs(os.environ["PBXCTL_RTP"]))
+        at, rtp = pairs(os.environ["PBXCTL_METRICS_AT"]), pairs(os.environ["PBXCTL_RTP"])
+        hand_out(config, PARTS, at, rtp)
     except PbxctlError as error:
         print(f"setup: {error.message}\n       {error.hint}", file=sys.stderr)
         return error.exit_code
@@ -217,4 +233,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
