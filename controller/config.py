@@ -152,9 +152,14 @@ class RedisConfig(Strict, frozen=True):
 
     users: folder with one password file for each role; each role then logs in as pbxctl-ROLE,
     which may do its own work and nothing else. Without it all log in by password_file.
+    sentinels: host:port of Redis Sentinels; the url's host is then the primary's name with them.
+    servers: host:port of the servers behind the Sentinels, for their certificate, and for the proxy
+    of an edge.
     """
 
     url: str | None = None
+    sentinels: tuple[str, ...] = ()
+    servers: tuple[str, ...] = ()
     password_file: str | None = None
     users: str | None = None
 
@@ -305,6 +310,15 @@ def split_address(address: str) -> tuple[str, int]:
     if not match or not 0 < int(match[2]) < 65_536:
         raise ValueError(f"{address!r} is not host:port")
     return match[1].strip("[]"), int(match[2])
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Another one after each change of the file; (0, 0) while there is none."""
+    try:
+        there = path.stat()
+    except OSError:
+        return (0, 0)
+    return (there.st_mtime_ns, there.st_ino)
 
 
 def read_secret(path: Path) -> str:

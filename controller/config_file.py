@@ -283,6 +283,29 @@ def _check_redis(doc: _Document, config: Config) -> None:
         raise doc.error(("redis", "users"), "stands beside password_file", hint="one of the two")
     for name, edge in config.edges.items():
         _address(doc, edge.redis, ("edges", name, "redis"))
+    if config.redis.sentinels:
+        _check_sentinels(doc, config)
+
+
+def _check_sentinels(doc: _Document, config: Config) -> None:
+    where = ("redis", "sentinels")
+    for i, address in enumerate(config.redis.sentinels):
+        _address(doc, address, (*where, str(i)))
+    url = config.redis.url or ""
+    if not url.startswith(("redis://", "rediss://")):
+        raise doc.error(
+            where,
+            "need a url with the primary's name as its host",
+            hint="as in url: rediss://pbxctl/0",
+        )
+    for i, address in enumerate(config.redis.servers):
+        _address(doc, address, ("redis", "servers", str(i)))
+    if not config.redis.servers:
+        raise doc.error(
+            where,
+            "are there, but not whom they choose among",
+            hint="name all servers, as in servers: [192.0.2.11:6379, 192.0.2.12:6379]",
+        )
 
 
 def _check_dns_names(doc: _Document, names: tuple[str, ...], path: tuple[str, ...]) -> None:

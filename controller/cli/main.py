@@ -31,7 +31,6 @@ PLACES = {
     "top": "controller.cli.top:top",
     "calls": "controller.cli.calls:calls",
     "alarms": "controller.cli.alarms:alarms",
-    "recordings": "controller.cli.recordings:recordings",
     "phones": "controller.cli.phones:phones",
     "recordings": "controller.cli.recordings:recordings",
     "vault": "controller.cli.vault:vault",

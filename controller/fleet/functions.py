@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 import redis.asyncio as redis
@@ -22,6 +23,7 @@ from controller.config import Config, read_secret
 from controller.errors import CommandRefused, FleetUnreachable, StaleEpoch
 from controller.fleet.acl import user_of
 from controller.fleet.keys import prefix
+from controller.fleet.sentinel import primary
 from controller.fleet.state import (
     Alarm,
     Attestation,
@@ -32,6 +34,7 @@ from controller.fleet.state import (
     NodeView,
     Presence,
 )
+from controller.fleet.tls_connection import TlsConnection
 from controller.model import (
     CallAnswered,
     CallEnded,
@@ -73,33 +76,25 @@ def connect(config: Config, role: str, *, timeout_s: float = TIMEOUT_S) -> redis
         user, password = user_of(role), read_secret(config.path(config.redis.users) / role)
     elif config.redis.password_file:
         password = read_secret(config.path(config.redis.password_file))
-    client = redis.Redis.from_url(
-        url,
-        username=user,
-        password=password,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
-        retry_on_error=[],
-    )
-    if url.startswith("rediss://"):
+    settings: dict[str, Any] = {
+        "username": user,
+        "password": password,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "retry": Retry(NoBackoff(), 0),
+        "retry_on_error": [],
+    }
+    identity = contexts.client(config, role) if url.startswith("rediss://") else None
+    if config.redis.sentinels:
+        parts = urlsplit(url)
+        settings["db"] = int(parts.path.strip("/") or 0)
+        return primary(parts.hostname or "", config.redis.sentinels, identity, settings)
+    client = redis.Redis.from_url(url, **settings)
+    if identity:
         pool = client.connection_pool
-        pool.connection_class = _TlsConnection
-        pool.connection_kwargs["identity"] = contexts.client(config, role)
+        pool.connection_class = TlsConnection
+        pool.connection_kwargs["identity"] = identity
     return client
-
-
-class _TlsConnection(redis.SSLConnection):
-    """Shows the certificate as it is when the connection is made, renewed or not."""
-
-    def __init__(self, *, identity: contexts.Identity, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._identity = identity
-        self.ssl_context.context = identity.context
-
-    async def connect(self) -> None:
-        self._identity.refresh()
-        await super().connect()  # type: ignore[no-untyped-call]
 
 
 def _packed_event(event: NodeEvent) -> dict[str, Any] | None:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from controller.config import NodeConfig, read_secret, split_address
+from controller.config import NodeConfig, read_secret, split_address, stamp
 from controller.errors import (
     CommandRefused,
     DeadlineExceeded,
@@ -162,18 +162,11 @@ class Worker:
         """A wrong password is shown, not tried again: until its file is another one."""
         LOGIN_REFUSED.labels(self.name).inc()
         self._tell_problem(error.message)
-        while self._secret_stamp() == self._secret_seen:
+        while stamp(self._secret_file) == self._secret_seen:
             await self._pause(SECRET_POLL_S)
 
-    def _secret_stamp(self) -> tuple[int, int]:
-        try:
-            stat = self._secret_file.stat()
-        except OSError:
-            return (0, 0)
-        return (stat.st_mtime_ns, stat.st_ino)
-
     async def _connection(self) -> None:
-        self._secret_seen = self._secret_stamp()
+        self._secret_seen = stamp(self._secret_file)
         driver = self._new_driver(self.config, read_secret(self._secret_file))
         if self._judge:
             self._attestor = Attestor(

@@ -62,7 +62,8 @@ def wanted(config: Config) -> list[Wanted]:
     found += [Wanted("control", edge_name(name)) for name in config.edges]
     redis = urlsplit(config.redis.url or "")
     if redis.hostname:
-        found.append(Wanted("control", "redis", (redis.hostname,), server=True, client=False))
+        names = tuple(_host(a) for a in config.redis.servers) or (redis.hostname,)
+        found.append(Wanted("control", "redis", names, server=True, client=False))
     return found
 
 

@@ -22,7 +22,13 @@ from controller.render.certificates import tls_files
 from controller.render.file import File
 from controller.render.phones import SRTP_MANDATORY, phones_file, phones_path
 from controller.render.recordings import mount_unit
-from controller.render.redis import edge_secret, redis_files, redis_values, stunnel_values
+from controller.render.redis import (
+    edge_secret,
+    haproxy_values,
+    redis_files,
+    redis_values,
+    stunnel_values,
+)
 from controller.render.templates import Secret, fill
 
 #: what an edge's dialplan waits for its agent beyond the agent's own deadline
@@ -96,7 +102,10 @@ def edge_files(config: Config, name: str, password: Secret | None, folder: Path)
         "pbxctl-address.list": File(fill("kamailio/pbxctl-address.list.j2", values)),
         "pbxctl-dispatcher.list": File(dispatcher_list(config, edge.region, sips), keep=True),
     }
-    if config.redis.speaks_tls:
+    if config.redis.sentinels:
+        way = values | haproxy_values(config, edge)
+        files["pbxctl-haproxy.cfg"] = File(fill("kamailio/pbxctl-haproxy.cfg.j2", way), 0o600)
+    elif config.redis.speaks_tls:
         way = values | stunnel_values(config, edge)
         files["pbxctl-stunnel.conf"] = File(fill("kamailio/pbxctl-stunnel.conf.j2", way))
     if values["tls"]:

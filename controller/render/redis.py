@@ -57,8 +57,18 @@ def stunnel_values(config: Config, edge: EdgeConfig) -> dict[str, object]:
     }
 
 
+def haproxy_values(config: Config, edge: EdgeConfig) -> dict[str, object]:
+    """For the template of the edge's proxy, which follows the primary that Sentinels choose."""
+    return {
+        "listen": edge.redis,
+        "servers": config.redis.servers,
+        "tls": config.redis.speaks_tls,
+    }
+
+
 def redis_values(config: Config, edge: EdgeConfig, password: Secret | None) -> dict[str, object]:
-    """What Kamailio's ndb_redis needs; it knows no TLS, so stunnel brings it to a server with."""
+    """What Kamailio's ndb_redis needs; it knows no TLS, so stunnel brings it to a server with, and
+    a proxy to the primary among several."""
     url = urlsplit(config.redis.url or f"unix://{config.state_path / 'redis.sock'}")
     if url.username or url.password:
         raise UsageError("redis.url holds a user or password", hint="use redis.password_file")
@@ -81,7 +91,7 @@ def redis_values(config: Config, edge: EdgeConfig, password: Secret | None) -> d
         port = url.port or 6379
     except ValueError as error:
         raise UsageError(f"redis.url: {error}", hint="as in redis://192.0.2.1:6379/0") from error
-    if url.scheme == "rediss":
+    if url.scheme == "rediss" or config.redis.sentinels:
         host, port = split_address(edge.redis)
         return values | {"host": host, "port": port, "db": db}
     return values | {"host": url.hostname, "port": port, "db": db}

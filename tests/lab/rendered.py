@@ -110,3 +110,10 @@ def takes(address: str) -> bool:
         socket.create_connection(split_address(address), 0.3).close()
         return True
     return False
+
+
+def start_proxy(lab: Lab, config: Config, edge: str) -> Program:
+    """The edge's HAProxy to the primary among several Redis servers."""
+    file = folder_of(config, edge) / "pbxctl-haproxy.cfg"
+    address = config.edges[edge].redis
+    return lab.program("proxy", ["haproxy", "-db", "-f", file], ready=lambda: takes(address))

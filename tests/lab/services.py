@@ -39,11 +39,19 @@ class Redis(Node):
 
     def is_ready(self) -> bool:
         try:
-            with socket.create_connection((self.address, REDIS_PORT), timeout=0.3) as link:
-                link.sendall(b"PING\r\n")
-                return link.recv(64).startswith(b"+PONG")
+            return ask_redis(self.address, REDIS_PORT, "PING").startswith("+PONG")
         except OSError:
             return False
+
+    def ask(self, command: str) -> str:
+        """The raw answer to an inline command, outside of pbxctl's own connections."""
+        return ask_redis(self.address, REDIS_PORT, command)
+
+
+def ask_redis(address: str, port: int, command: str) -> str:
+    with socket.create_connection((address, port), timeout=0.5) as link:
+        link.sendall(command.encode() + b"\r\n")
+        return link.recv(65536).decode()
 
 
 class Kamailio(Node):

@@ -14,7 +14,7 @@ ROOT=$CACHE/asterisk-root
 VENV=$HERE/.venv
 HOST_PACKAGES=(
   ca-certificates debootstrap iproute2 kamailio kamailio-redis-modules kamailio-tls-modules
-  ffmpeg kamailio-utils-modules nftables openssl procps prometheus python3-venv redis-server
+  ffmpeg haproxy kamailio-utils-modules nftables openssl procps prometheus python3-venv redis-server
   softhsm2 stunnel4
 )
 ROOT_SUITE=forky

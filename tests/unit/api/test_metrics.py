@@ -99,7 +99,7 @@ async def test_values_are_the_fleets(config: Config, playing: Playing) -> None:
 
 async def test_phones_are_counted_by_node(config: Config, playing: Playing) -> None:
     phones, fleet = FleetPhones(playing.fleet), playing.fleet
-    epoch = await fleet.lead("steward", "s", 60_000) or ""
+    epoch = await fleet.lead("phones", "s", 60_000) or ""
     await phones.publish(epoch, "east", 7, [])
     await phones.acknowledge("e1", NodePhones({"east": 7}))
     await phones.acknowledge("e2", NodePhones({"east": 4}, "No space left on device"))
