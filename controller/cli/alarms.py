@@ -21,6 +21,10 @@ COLUMNS: tuple[Column[Alarm], ...] = (
 )
 
 
+@options.examples(
+    "pbxctl alarms",
+    "pbxctl alarms --limit 10 -w 5",
+)
 @click.command()
 @options.reading
 @click.option(

@@ -188,5 +188,7 @@ def facts(session: Session, value: object, name: str) -> None:
         width = max(map(len, data))
         for key, field in data.items():
             shown = ", ".join(map(str, field)) if isinstance(field, list) else field
+            if isinstance(shown, float) and shown != -1:
+                shown = f"{shown:.2f}".rstrip("0").rstrip(".")
             sys.stdout.write(f"{key:<{width}}  {plain('-' if shown in ('', -1) else shown)}\n")
         sys.stdout.flush()

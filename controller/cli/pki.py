@@ -17,6 +17,10 @@ from controller.pki.wanted import wanted
 DAY_S = 86_400
 
 
+@options.examples(
+    "pbxctl pki list",
+    "pbxctl pki issue alice --role operator --role auditor",
+)
 @click.group(cls=options.Nouns)
 def pki() -> None:
     """The fleet's authorities and certificates."""
@@ -36,6 +40,10 @@ COLUMNS: tuple[Column[Kept], ...] = (
 )
 
 
+@options.examples(
+    "pbxctl pki list",
+    "pbxctl pki list -o json",
+)
 @pki.command("list")
 @options.printing
 @click.pass_obj
@@ -59,6 +67,10 @@ def list_(session: Session) -> None:
     )  # fmt: skip
 
 
+@options.examples(
+    "pbxctl pki issue alice",
+    "pbxctl pki issue bob --role auditor",
+)
 @pki.command()
 @options.changing
 @click.argument("name")
@@ -96,6 +108,10 @@ def _next(store: Store, name: str, gate: str) -> str:
     )
 
 
+@options.examples(
+    "pbxctl pki renew",
+    "pbxctl pki renew sip/pbx1",
+)
 @pki.command()
 @options.changing
 @click.argument("names", nargs=-1, metavar="[NAME]...")
@@ -121,6 +137,7 @@ def renew(session: Session, names: tuple[str, ...]) -> None:
         output.note(session, "nothing is due")
 
 
+@options.examples("pbxctl pki revoke alice")
 @pki.command()
 @options.changing
 @click.argument("name")

@@ -55,6 +55,11 @@ class Reader:
         self._wake.set()
 
 
+@options.examples(
+    "pbxctl top",
+    "pbxctl top --region east --sort load",
+    "pbxctl top -w 0.5",
+)
 @click.command()
 @options.reading
 @click.option("--region", default="", help="Begin with this region alone.")
