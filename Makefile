@@ -36,7 +36,7 @@ pages: setup
 
 # Runs a fleet and keeps what the commands print in docs/screens.
 screens: setup
-	@$(PYTHON) -m tests.lab.screens
+	@unshare --uts sh -c "hostname control-1 && exec $(PYTHON) -m tests.lab.screens"
 
 # Runs a fleet for a minute and draws docs/pictures from what Prometheus saw of it.
 pictures: setup

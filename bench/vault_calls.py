@@ -136,12 +136,12 @@ def _write(paths: list[str], over: Event) -> None:
 
 def seal_only(recordings: list[Recording], seconds: float) -> float:
     """Share of a core. What is sealed counts as taken at once, and its audio is freed."""
-    gatherer = Gatherer()
+    gatherer = Gatherer(len(recordings) * SEALED)
     sealed = 0
     for part_s in (WARM_S, seconds):
         cpu_s, began_s, sealed = time.process_time(), time.monotonic(), 0
         while (now_s := time.monotonic()) < began_s + part_s:
-            frames, _ = gatherer.gather(recordings, 1 << 40, begin_all=False)
+            frames, _ = gatherer.gather(recordings, begin_all=False)
             sealed += sum(len(f.data) // SEALED for f in frames if isinstance(f, Chunks))
             for recording in recordings:
                 recording.begun, recording.acked = True, recording.next

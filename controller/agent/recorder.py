@@ -77,7 +77,7 @@ class Recorder:
         self._shipping = shipping
         self._alarm = alarm
         self._stop = stop
-        self._gatherer = Gatherer()
+        self._gatherer = Gatherer(REQUEST_BYTES)
         self.live: dict[str, Recording] = {}
         self._orphans: dict[str, tuple[bytes, str]] = {}
         self._flight: _Flight | None = None
@@ -129,18 +129,29 @@ class Recorder:
         try:
             while True:
                 began_s = loop.time()
-                more = False
                 try:
                     more = await self._tick(began_s)
+                    self._show()
+                    if not more:
+                        await self._until(began_s + TICK_S)
                 except OSError as error:
                     self._roll_back(self.live.values())
                     self._tell_full(f"{error.filename or self._folder}: {error.strerror}")
-                self._show()
-                if not more:
-                    await asyncio.sleep(max(0.01, began_s + TICK_S - loop.time()))
+                    self._show()
+                    await asyncio.sleep(TICK_S)
         finally:
             if self._flight:
                 self._flight.task.cancel()
+
+    async def _until(self, then_s: float) -> None:
+        """The rest of the tick: requests of the spool follow one another without a pause."""
+        loop = asyncio.get_running_loop()
+        while (left_s := then_s - loop.time()) > 0 and (flight := self._flight):
+            await asyncio.wait({flight.task}, timeout=left_s)
+            self._land(loop.time())
+            if not self._flight and loop.time() >= self._retry_at_s:
+                self._drain()
+        await asyncio.sleep(max(0.0, then_s - loop.time()))
 
     async def _tick(self, now_s: float) -> bool:
         self._land(now_s)
@@ -152,9 +163,7 @@ class Recorder:
             self._roll_back(flight.recordings.values())
         spooling = bool(self._flight or len(self._spool) or now_s < self._retry_at_s)
         live = list(self.live.values())
-        frames, more = await asyncio.to_thread(
-            self._gatherer.gather, live, REQUEST_BYTES, begin_all=spooling
-        )
+        frames, more = await asyncio.to_thread(self._gatherer.gather, live, begin_all=spooling)
         if frames and spooling:
             more = await self._to_spool(frames) and more
         elif frames:
@@ -226,6 +235,7 @@ class Recorder:
         if self._vault_away:
             _log.warning("%s: the vault answers again", self._node)
         self._vault_away, self._pause_s, self._retry_at_s = "", RETRY_FIRST_S, 0.0
+        self._full = ""  # what is still too much is told again
         if flight.orphan:
             self._orphan_answered(flight.orphan, acks)
         elif flight.spooled is not None:

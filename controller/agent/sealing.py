@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
+from typing import cast
 
 import msgspec
 
@@ -117,16 +118,18 @@ class Recording:
 
 
 class Gatherer:
-    """Makes frames of what is new. Its buffers are reused: one pass at a time."""
+    """Makes frames of what is new, of about `limit_bytes` of audio at a time.
 
-    def __init__(self) -> None:
-        self._plain = bytearray(READ_CHUNKS * CHUNK)
-        self._sealed = bytearray(READ_CHUNKS * SEALED)
-        self._plain_view = memoryview(self._plain)
-        self._sealed_view = memoryview(self._sealed)
+    Its buffers are reused, and the frames of a pass lie in them: they are encoded before the next.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._plain = memoryview(bytearray(READ_CHUNKS * CHUNK))
+        self._sealed = memoryview(bytearray(limit_bytes + (READ_CHUNKS + 1) * SEALED))
 
     def gather(
-        self, recordings: Iterable[Recording], limit_bytes: int, *, begin_all: bool
+        self, recordings: Iterable[Recording], *, begin_all: bool
     ) -> tuple[list[Frame], bool]:
         """Frames in the order of each recording; whether there is more than the limit took.
 
@@ -137,7 +140,7 @@ class Gatherer:
         taken = 0
         now_s = time.monotonic()
         for recording in recordings:
-            if taken >= limit_bytes:
+            if taken >= self._limit_bytes:
                 return frames, True
             if recording.finished or recording.cut:
                 continue
@@ -149,25 +152,30 @@ class Gatherer:
                 continue
             if recording.empty:
                 continue
-            taken += self._one(recording, max(0, whole), size, frames, begin_all)
+            taken = self._one(recording, whole, size, frames, begin_all, taken)
         return frames, False
 
     def _one(
-        self, recording: Recording, whole: int, size: int, frames: list[Frame], begin_all: bool
+        self,
+        recording: Recording,
+        whole: int,
+        size: int,
+        frames: list[Frame],
+        begin_all: bool,
+        taken: int,
     ) -> int:
         if begin_all or not recording.begun:
             frames.append(recording.memo.begin)
-        taken = 0
-        if whole:
-            count = min(whole, READ_CHUNKS)
-            plain = self._plain_view[: count * CHUNK]
+        if whole > 0:
+            plain = self._plain[: min(whole, READ_CHUNKS) * CHUNK]
             got = os.preadv(recording.files.fd, [plain], recording.next * CHUNK)
-            count = got // CHUNK
-            taken = recording.sealer.seal_into(
-                recording.next, self._plain_view[: count * CHUNK], self._sealed
-            )
-            frames.append(Chunks(recording.id, recording.next, bytes(self._sealed_view[:taken])))
-            recording.next += count
+            out = self._sealed[taken:]
+            wrote = recording.sealer.seal_into(recording.next, plain[: got // CHUNK * CHUNK], out)
+            # encodes as bytes do, without a copy more
+            data = cast(bytes, out[:wrote])
+            frames.append(Chunks(recording.id, recording.next, data))
+            recording.next += got // CHUNK
+            taken += wrote
         ended = recording.memo.ended
         if ended is not None and recording.next >= size // CHUNK:
             taken += self._last(recording, ended, frames)

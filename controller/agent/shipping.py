@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import ssl
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,9 @@ class Shipping:
                 timeout=aiohttp.ClientTimeout(total=DEADLINE_S),
             )
         try:
-            async with self._session.request(method, self._url, data=body) as response:
+            # as a file: sent piece by piece, and route questions are answered in between
+            data = io.BytesIO(body) if body is not None else None
+            async with self._session.request(method, self._url, data=data) as response:
                 answer = await response.content.read(ANSWER_MAX_BYTES)
                 if response.status == 200 and response.content.at_eof():
                     return answer

@@ -15,6 +15,7 @@ import errno
 import fcntl
 import os
 import re
+import signal
 import struct
 from pathlib import Path
 
@@ -167,9 +168,11 @@ class Files:
     def has_writer(self) -> bool:
         """Whether any process has the audio open for writing (fcntl(2), F_SETLEASE).
 
-        A process that opens it in this very moment waits for some µs and raises SIGIO here, which
-        the agent ignores. Raises OSError where leases cannot be had.
+        A process that opens it in this very moment waits for some µs, and a signal comes here: by
+        default SIGIO, which would end us, so SIGURG, which does nothing. Raises OSError where
+        leases cannot be had.
         """
+        fcntl.fcntl(self.fd, fcntl.F_SETSIG, signal.SIGURG)
         try:
             fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         except OSError as error:
@@ -192,11 +195,14 @@ class Files:
     def last_written_s(self) -> float:
         return os.fstat(self.fd).st_mtime
 
-    def remove(self) -> None:
-        """The key goes last: without it the audio would be left without its name."""
+    def close(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+    def remove(self) -> None:
+        """The key goes last: without it the audio would be left without its name."""
+        self.close()
         for path in (self.raw, self._end, self._stem.with_suffix(".new"), self._memo):
             path.unlink(missing_ok=True)
 

@@ -49,7 +49,7 @@ COLUMNS: tuple[Column[NodeView], ...] = (
     Column("ADDRESS", lambda n: n.address, wide=True),
     Column("PBX", lambda n: f"{n.kind} {n.version}".strip(), wide=True),
     Column("DRIVER", lambda n: n.driver, wide=True),
-    Column("REASON", lambda n: n.problem or n.reason, rank=2),
+    Column("REASON", lambda n: n.problem or n.reason, rank=2, fold_to=24),
 )
 
 

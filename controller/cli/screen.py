@@ -24,6 +24,7 @@ LOW_LINES = 14
 #: blocks of a node's own line of load
 TREND = 10
 LABEL, TOLD = 9, 22
+ARROWS = "arrows select  "
 STALE_AFTER_S = 3.0
 
 
@@ -92,7 +93,9 @@ def draw(
         lines.append(Text(""))
     lines += _table(view.past, shown, steering.selected, width, max(2, height - len(lines) - 1))
     lines += [Text("")] * (height - 1 - len(lines))
-    keys = "arrows select  d drain  u resume  s sort  r region  / filter  q quit"
+    keys = "d drain  u resume  s sort  r region  / filter  q quit"
+    if width >= len(keys) + len(ARROWS):
+        keys = ARROWS + keys
     foot = Text(plain(steering.foot or keys), style="reverse" if steering.foot else "dim")
     lines = [*lines[: height - 1], foot]
     for line in lines:
@@ -114,14 +117,9 @@ def _head(view: View, steering: Steering, width: int) -> list[Text]:
     age_s = time.monotonic() - view.read_s
     if view.error or age_s > STALE_AFTER_S:
         first.append(f"  {age_s:.0f} s old: {plain(view.error)}", style="bold red")
-    limit = sum(
-        n.calls_max for n in fleet.nodes if n.state in (NodeState.ACTIVE, NodeState.JOINING)
-    )
-    calls = sum(n.calls + n.reserved for n in fleet.nodes)
     room = max(0, width - LABEL - TOLD)
-    lines = [
-        _line("calls", f"{calls} of {limit}", [sum(s.calls.values()) for s in view.past], room)
-    ]
+    told, _ = _calls(fleet.nodes)
+    lines = [_line("calls", told, [sum(s.calls.values()) for s in view.past], room)]
     for label, kind in (("placed", "place"), ("spilled", "spill"), ("refused", "reject")):
         rate = view.rates.get(kind)
         told = f"{'-' if rate is None else f'{rate:.1f}'}/s, in all {_total(fleet, kind)}"
@@ -148,6 +146,13 @@ def _line(
     )
 
 
+def _calls(nodes: Sequence[NodeView]) -> tuple[str, int]:
+    """Calls on all, room on those that take calls; and how many those are."""
+    fit = [n for n in nodes if n.state in (NodeState.ACTIVE, NodeState.JOINING)]
+    room = sum(max(0, n.calls_max - n.calls - n.reserved) for n in fit)
+    return f"{sum(n.calls + n.reserved for n in nodes)}, room for {room}", len(fit)
+
+
 def _regions(view: View) -> list[Text]:
     """A line a region: its calls and room, what was placed in it, what came from others."""
     nodes = view.fleet.nodes if view.fleet else []
@@ -158,14 +163,12 @@ def _regions(view: View) -> list[Text]:
     lines = []
     for name in names:
         of = [n for n in nodes if n.region == name]
-        fit = [n for n in of if n.state in (NodeState.ACTIVE, NodeState.JOINING)]
-        calls, limit = sum(n.calls + n.reserved for n in of), sum(n.calls_max for n in fit)
+        told, fit = _calls(of)
         own, others = (f"{view.rates.get(f'{k}:{name}', 0.0):.1f}/s" for k in ("place", "spill"))
-        told = f"{calls} of {limit} calls, {len(fit)} of {len(of)} nodes take calls"
         lines.append(
             Text.assemble(
                 (plain(name)[:size].ljust(size), "bold" if fit else "bold red"),
-                f"  {told}, {own} placed, {others} from elsewhere",
+                f"  {told}; {fit} of {len(of)} nodes take calls; {own} placed, {others} from others",
             )
         )
     return [Text(""), *lines]

@@ -23,8 +23,9 @@ What Asterisk must be told (manager.conf; the least that the driver needs):
 
 read: system brings FullyBooted and ContactStatus, call the channels, dialplan VarSet. write:
 reporting is for CoreSettings, CoreShowChannels and Getvar, call for Hangup, originate for
-Originate, system for PJSIPSetMaintenance (drain), PJSIPShowContacts and Reload. Without `system`
-everything else works and drain, phones and reload raise CommandRefused. `command` and `config`
+Originate, system for PJSIPSetMaintenance (drain), PJSIPShowContacts, MixMonitor and
+Reload. Without `system` all else works, and drain, phones, recordings and reload raise
+CommandRefused. `command` and `config`
 are not wanted: each can mean a shell.
 
 The dialplan sets PBXCTL_PLACEMENT from X-Pbxctl-Placement as its first step on calls of trunk

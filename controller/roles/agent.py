@@ -10,7 +10,6 @@ import asyncio
 import ipaddress
 import logging
 import random
-import signal
 from collections.abc import Collection
 
 from aiohttp import web
@@ -91,8 +90,6 @@ async def run(config: Config, names: Collection[str] | None, stop: asyncio.Event
 
 def _guard_memory() -> None:
     """What is recorded passes through this process in clear, and so do its keys."""
-    # of a lease that a PBX breaks by opening its file (tmpfs.py); the default is to end us
-    signal.signal(signal.SIGIO, signal.SIG_IGN)
     try:
         lock_memory()
     except PbxctlError as error:

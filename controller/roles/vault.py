@@ -114,8 +114,9 @@ async def _keep(
 
 
 def limits_of(config: Config, vault: VaultConfig) -> Limits:
+    recorded = config.recordings.tenant if config.recordings else None
     return Limits(
-        frozenset(vault.tenants or (config.fleet,)),
+        frozenset(vault.tenants or (recorded or config.fleet,)),
         vault.recording_max_mb << 20,
         vault.free_min_mb << 20,
     )

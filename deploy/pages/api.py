@@ -66,8 +66,8 @@ stable: new ones may come, none goes away or changes its meaning.
 **The gate** listens on a unix socket in `state_dir` and, with `gate.listen`, by TLS 1.3 with client
 certificates of the authority `people`. **The vault** listens at `vault.listen` and asks for the
 same certificates, with a role in each (`pbxctl pki issue NAME --role`). `GET` changes nothing.
-Every `POST` leaves one line in the log: who (user of the socket's peer, or name in the certificate),
-what, when, how it ended; of phone numbers only the last three digits.
+Every `POST` leaves one line in the log: who (the socket's user, or the certificate's name), what,
+when, how it ended; of phone numbers only the last three digits.
 
 ```
 curl --unix-socket state/gate.sock http://gate/v1/nodes

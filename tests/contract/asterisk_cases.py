@@ -85,7 +85,7 @@ class LiveAsterisk(Case):
     name = "asterisk-live"
     can = frozenset(
         {"call", "two_legs", "freeze", "originate", "hangup", "drain", "secure", "srtp",
-          "wrong_password", "register"}
+          "wrong_password", "register", "record"}
     )  # fmt: skip
     endpoint: ClassVar[str] = "Local/echo@services"
     dead_endpoint: ClassVar[str] = "PJSIP/nobody"
@@ -120,6 +120,9 @@ class LiveAsterisk(Case):
         (self.node.folder / "etc" / "pjsip.conf").write_text(conf_text + phones)
         await asyncio.to_thread(self.node.restart)
         self._registrar: Registrar | None = None
+
+    def audio_file(self) -> str:
+        return f"{self.node.settings.home}/spool/contract.raw"
 
     async def register(self, expires_s: int) -> None:
         def send() -> int:
@@ -221,7 +224,7 @@ class RecordedAsterisk(Case):
     """What a real Asterisk 22.10 sent, from tests/data/ami/session.txt."""
 
     name = "asterisk-recorded"
-    can = (LiveAsterisk.can - {"srtp", "register"}) | {"inject", "repeat"}
+    can = (LiveAsterisk.can - {"srtp", "register", "record"}) | {"inject", "repeat"}
     endpoint = LiveAsterisk.endpoint
     dead_endpoint = LiveAsterisk.dead_endpoint
     context, exten = LiveAsterisk.context, LiveAsterisk.exten

@@ -32,7 +32,7 @@ class Case(ABC):
     name: ClassVar[str]
     #: verbs beyond start/stop/driver/cut: "call" (ring, answer, end), "two_legs", "freeze",
     #: "inject", "originate", "hangup", "drain", "secure", "srtp", "wrong_password", "repeat",
-    #: "register"
+    #: "register", "record"
     can: ClassVar[frozenset[str]]
 
     @abstractmethod
@@ -74,6 +74,10 @@ class Case(ABC):
     async def ring_secured(self, *, then_clear: bool = False) -> None:
         """As `ring` and `answer`, with SRTP by SDES; then_clear: and a re-INVITE without keys.
         Returns once it is answered, or the re-INVITE is."""
+        raise NotImplementedError
+
+    def audio_file(self) -> str:
+        """Where the PBX may record to, ending in .raw."""
         raise NotImplementedError
 
     async def freeze(self) -> None:

@@ -46,7 +46,7 @@ class LiveFreeSwitch(_FreeSwitchCase):
     """A real FreeSWITCH on its own loopback address; SIPp is the trunk and the phone."""
 
     name = "freeswitch-live"
-    can = _FreeSwitchCase.can | {"srtp", "register"}
+    can = _FreeSwitchCase.can | {"srtp", "register", "record"}
     endpoint: ClassVar[str] = "sofia/trunk/agent@127.0.12.250:5090"
     dead_endpoint: ClassVar[str] = "sofia/nowhere/agent@127.0.12.250:5090"
     context: ClassVar[str] = "from-trunk"
@@ -69,6 +69,9 @@ class LiveFreeSwitch(_FreeSwitchCase):
             await asyncio.to_thread(self.lab.close)
         if hasattr(self, "node"):
             await asyncio.to_thread(self.node.stop)
+
+    def audio_file(self) -> str:
+        return str(self.node.dir / "recordings" / "contract.raw")
 
     async def ring_secured(self, *, then_clear: bool = False) -> None:
         self.lab = await asyncio.to_thread(Lab)

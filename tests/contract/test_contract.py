@@ -288,6 +288,29 @@ async def test_hangup_carries_its_cause(case: Case, driver: Driver, watch: Watch
     assert watch.ended_calls()[0].cause == 21
 
 
+@needs("record")
+async def test_recording_follows_one_leg_of_the_call(
+    case: Case, driver: Driver, watch: Watcher
+) -> None:
+    path, on_end = case.audio_file(), "/nowhere/recorded.lua"
+    assert await driver.start_recording("no such call", path, on_end) == ""
+    await case.two_legs()
+    await watch.until(lambda: any(isinstance(e, CallAnswered) for e in watch.events))
+    pbx_id = watch.started()[0].pbx_id
+    for bad in ("/tmp/x\r\nAction: Originate", "/tmp/x\n", "/tmp/x\0"):
+        with pytest.raises(UsageError):
+            await driver.start_recording(pbx_id, bad, on_end)
+    leg = await driver.start_recording(pbx_id, path, on_end)
+    assert leg
+    await driver.mask_recording(leg, path, True)
+    await driver.mask_recording(leg, path, False)
+    for _ in range(2):
+        await driver.stop_recording(leg, path)
+    with pytest.raises(CommandRefused):
+        await driver.mask_recording("no such leg", path, True)
+    await driver.stop_recording("no such leg", path)
+
+
 @needs("drain")
 async def test_drain_refuses_new_calls_and_resume_takes_them(
     case: Case, driver: Driver, watch: Watcher

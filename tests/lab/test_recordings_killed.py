@@ -23,6 +23,7 @@ from controller.vault.bodies import Bodies
 from controller.vault.store import open_store
 from controller.vault.wire import Outcome
 from tests.lab.asterisk import Asterisk
+from tests.lab.freeswitch import FreeSwitch
 from tests.lab.lab import Lab
 from tests.lab.phone import Phone
 from tests.lab.recorded import RecordingFleet, linear
@@ -32,10 +33,9 @@ from tests.lab.until import until
 pytestmark = [pytest.mark.lab, pytest.mark.alone]
 
 KILLS = 200
-WITHIN_S = 120
+WITHIN_S = 200
 #: said again and again: no silence, and nothing that is said by chance
 CANARY = bytes(random.Random(7).randrange(0x10, 0x70) for _ in range(160))
-_ID = re.compile(r"[0-9a-f]{32}\.raw")
 
 
 class Witness(threading.Thread):
@@ -49,10 +49,10 @@ class Witness(threading.Thread):
 
     def run(self) -> None:
         while not self._over.wait(0.01):
-            for name in os.listdir(self._folder):
-                if _ID.fullmatch(name) and name[:32] not in self._files:
+            for path in self._folder.glob("*/*.raw"):
+                if path.stem not in self._files:
                     with contextlib.suppress(FileNotFoundError):
-                        self._files[name[:32]] = os.open(self._folder / name, os.O_RDONLY)
+                        self._files[path.stem] = os.open(path, os.O_RDONLY)
 
     def plain(self) -> dict[str, bytes]:
         return {r: os.pread(fd, os.fstat(fd).st_size, 0) for r, fd in self._files.items()}
@@ -86,7 +86,7 @@ class Talker(threading.Thread):
             if call.code != 200:
                 self.over.wait(0.1)
                 continue
-            until_s = time.monotonic() + chance.uniform(1, 9)
+            until_s = time.monotonic() + chance.uniform(0.5, 5)
             while time.monotonic() < until_s and not self.over.is_set():
                 call.say(CANARY * 5)
             call.hang_up()
@@ -96,16 +96,21 @@ class Killer(threading.Thread):
     """Kills at random moments, until there were `KILLS` of all killers together."""
 
     def __init__(
-        self, name: str, deaths: list[str], again: Callable[[random.Random], None], seed: int
+        self,
+        name: str,
+        deaths: list[str],
+        again: Callable[[random.Random], None],
+        within_s: float,
     ) -> None:
         super().__init__(daemon=True, name=name)
-        self._again, self._chance, self._deaths = again, random.Random(seed), deaths
+        self._within_s = within_s
+        self._again, self._chance, self._deaths = again, random.Random(name), deaths
         self.error: BaseException | None = None
 
     def run(self) -> None:
         try:
             while len(self._deaths) < KILLS:
-                time.sleep(self._chance.uniform(0, 0.9) ** 2)
+                time.sleep(self._chance.uniform(0, self._within_s))
                 self._again(self._chance)
                 self._deaths.append(self.name)
         except BaseException as error:  # of a thread; the test raises it
@@ -116,36 +121,36 @@ def restarted(fleet: RecordingFleet, role: str, address: str, chance: random.Ran
     """kill -9, and begun again; the next kill may come before it listens."""
     fleet.stop(role, kill=True)
     fleet.start(role)
-    if chance.random() < 0.4:
+    if chance.random() < 0.8:
         until(lambda: takes(address), 20, f"{role} listens")
 
 
 @pytest.fixture
-def fleet() -> Iterator[tuple[RecordingFleet, Asterisk, list[Phone]]]:
+def fleet() -> Iterator[tuple[RecordingFleet, list[Asterisk], list[Phone]]]:
     with Lab() as lab, contextlib.ExitStack() as ends:
         phones = [ends.enter_context(Phone(lab.address())) for _ in range(4)]
-        node = lab.asterisk("n")
-        fleet = RecordingFleet(lab, {node: "east"}, *(phone.sip for phone in phones))
-        with fleet:
+        nodes = [lab.asterisk("n1"), lab.asterisk("n2")]
+        east: dict[Asterisk | FreeSwitch, str] = dict.fromkeys(nodes, "east")
+        with RecordingFleet(lab, east, *(phone.sip for phone in phones)) as fleet:
             fleet.start_all()
-            yield fleet, node, phones
+            yield fleet, nodes, phones
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(300)
 def test_nothing_is_lost_and_nothing_comes_twice(
-    fleet: tuple[RecordingFleet, Asterisk, list[Phone]],
+    fleet: tuple[RecordingFleet, list[Asterisk], list[Phone]],
 ) -> None:
-    world, node, phones = fleet
-    witness = Witness(world.tmpfs / "n")
-    talkers = [Talker(phone, node.sip) for phone in phones]
+    world, nodes, phones = fleet
+    witness = Witness(world.tmpfs)
+    talkers = [Talker(phone, nodes[i % 2].sip) for i, phone in enumerate(phones)]
     for thread in (witness, *talkers):
         thread.start()
     agent = f"{world.config.agent.host}:{world.config.agent.port}"
     deaths: list[str] = []
     killers = [
-        Killer("agent", deaths, partial(restarted, world, "agent", agent), 1),
-        Killer("vault", deaths, partial(restarted, world, "vault", world.vault), 2),
-        Killer("pbx", deaths, lambda _: node.restart(), 3),
+        Killer("agent", deaths, partial(restarted, world, "agent", agent), 1.5),
+        Killer("vault", deaths, partial(restarted, world, "vault", world.vault), 0.5),
+        Killer("pbx", deaths, lambda chance: chance.choice(nodes).restart(), 1.5),
     ]
     began_s = time.monotonic()
     for killer in killers:
@@ -154,15 +159,15 @@ def test_nothing_is_lost_and_nothing_comes_twice(
         killer.join(max(0.0, began_s + WITHIN_S - time.monotonic()))
     assert [killer.error for killer in killers] == [None] * 3
     assert len(deaths) >= KILLS
-    assert min(deaths.count(killer.name) for killer in killers) >= 30, deaths
+    assert min(deaths.count(killer.name) for killer in killers) >= 25, deaths
     until(lambda: in_clear([world.tmpfs]), 15, "the search finds what is there")
     assert not in_clear(places(world))
     for talker in talkers:
         talker.stop()
-    spool = world.config.state_path / "agent" / "spool" / "n"
+    spool = world.config.state_path / "agent" / "spool"
 
     def shipped() -> bool:
-        return not list((world.tmpfs / "n").iterdir()) and not [
+        return not list(world.tmpfs.glob("*/*")) and not [
             path for path in spool.rglob("*") if path.is_file()
         ]
 
@@ -171,7 +176,7 @@ def test_nothing_is_lost_and_nothing_comes_twice(
     witness.close()
     bodies = Bodies(open_store(world.config))
     took = {recording: world.taken(recording) for recording in bodies.all_growing()}
-    assert len(took) > 40
+    assert len(took) >= 10, "several recordings, with many kills each"
     assert set(took) == set(wrote)
     for recording, taken in took.items():
         assert taken.plain == wrote[recording], f"{recording} is another at the vault"

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from controller.api.listen import socket_path
+from controller.api.shapes import RouteAsk
 from deploy.pages import api
 from deploy.pages.__main__ import written
 from tests.gate_server import Stand
@@ -51,7 +52,7 @@ def test_what_a_handler_reads_is_found() -> None:
     found = {route.kwargs["name"]: route for _, route in api.routes()}
     assert api.asked(found["calls"]) == {"limit", "node"}
     assert api.asked(found["recording.audio"]) == {"from_ms", "to_ms"}
-    assert api.body_of(found["route"]) is api.shapes.RouteAsk
+    assert api.body_of(found["route"]) is RouteAsk
     assert {right.value for right in api.rights_of(found["recording.erase"])} == {"erase"}
     without = {
         name for name, route in found.items() if route.method == "POST" and not api.body_of(route)

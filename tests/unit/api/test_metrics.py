@@ -26,6 +26,7 @@ from controller.model import PhoneRegistered
 from controller.pbx import attestor_metrics, worker_metrics
 from controller.roles import driver as _driver  # noqa: F401  its imports add to the page
 from controller.roles import steward
+from controller.vault import metrics as vault_metrics
 from tests.gate_server import Playing, write_config
 from tests.redis_server import RedisServer
 
@@ -99,7 +100,7 @@ async def test_values_are_the_fleets(config: Config, playing: Playing) -> None:
 
 async def test_phones_are_counted_by_node(config: Config, playing: Playing) -> None:
     phones, fleet = FleetPhones(playing.fleet), playing.fleet
-    epoch = await fleet.lead("steward", "s", 60_000) or ""
+    epoch = await fleet.lead("phones", "s", 60_000) or ""
     await phones.publish(epoch, "east", 7, [])
     await phones.acknowledge("e1", NodePhones({"east": 7}))
     await phones.acknowledge("e2", NodePhones({"east": 4}, "No space left on device"))
@@ -155,12 +156,12 @@ async def test_the_gates_page(config: Config, playing: Playing) -> None:
         ("driver", worker_metrics.REGISTRY),
         ("steward", steward.REGISTRY),
         ("agent", answers.REGISTRY),
+        ("vault", vault_metrics.REGISTRY),
     ],
 )
 def test_the_other_roles_pages(role: str, registry: CollectorRegistry) -> None:
-    assert (
-        attestor_metrics.LEGS and packets.LOOKS and recording_metrics.LIVE
-    )  # they register with their role when imported
+    # they register with their role when imported
+    assert attestor_metrics.LEGS and packets.LOOKS and recording_metrics.LIVE
     text = generate_latest(registry).decode()
     assert documented(role) == existing(text)
     promtool(text)

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from controller.api import recording_shapes, shapes
+from controller.api.recording_control import RecordingChange
 from controller.cli.main import pbxctl
 from controller.fleet.state import Alarm, NodeView
 from controller.records import recording_rows
@@ -80,6 +81,7 @@ def test_no_option_is_named_anywhere_that_does_not_exist() -> None:
         ("pbxctl calls list", shapes.Calls),
         ("pbxctl calls why", shapes.Why),
         ("pbxctl calls hangup", shapes.CallAction),
+        ("Recordings of a call that is on", RecordingChange),
         ("pbxctl route", shapes.RouteAnswer),
         ("Phones", shapes.PhoneView),
         ("Phones", shapes.PhonePlace),
