@@ -19,7 +19,8 @@ from controller.fleet.state import NodeView
 from controller.model import NodeState
 
 BAR_MIN, BAR_MAX = 6, 24
-REASON_MAX = 24  # what of a reason keeps its place beside the other columns
+#: what of a reason keeps its place beside the other columns, in a narrow terminal and a wide one
+REASON_NARROW, REASON_WIDE, WIDE = 24, 36, 100
 LOW_LINES = 14
 #: blocks of a node's own line of load
 TREND = 10
@@ -168,7 +169,7 @@ def _regions(view: View) -> list[Text]:
         lines.append(
             Text.assemble(
                 (plain(name)[:size].ljust(size), "bold" if fit else "bold red"),
-                f"  {told}; {fit} of {len(of)} nodes take calls; {own} placed, {others} from others",
+                f"  {told}; {fit} of {len(of)} nodes take calls; {own} placed, {others} spilled",
             )
         )
     return [Text(""), *lines]
@@ -184,7 +185,8 @@ def _table(
     every = _columns(past)
     cells = {c.title: [plain(c.cell(n)) for n in shown] for c in every}
     reasons = [plain(n.problem or n.reason) for n in shown]
-    reason_width = min(REASON_MAX, max(map(len, reasons), default=0))
+    most = REASON_WIDE if width >= WIDE else REASON_NARROW
+    reason_width = min(most, max(map(len, reasons), default=0))
     columns = fitting(every, cells, max(10, width - BAR_MIN - 2 - reason_width))
     sizes = [max(map(len, [c.title, *cells[c.title]])) for c in columns]
     used = sum(sizes) + 2 * len(sizes)
