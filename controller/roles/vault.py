@@ -96,8 +96,9 @@ async def _keep(
     intake: Intake,
     ends: contextlib.AsyncExitStack,
 ) -> Keeping:
+    # Never closed: a thread may be writing a slot until the process ends, and the number of a
+    # closed file may be another file's by then.
     custody = await asyncio.to_thread(open_custody, config)
-    ends.callback(custody.close)
     database = await asyncio.to_thread(open_database, config)
     ends.callback(database.close)
     index = RecordingIndex(database)

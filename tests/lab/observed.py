@@ -153,9 +153,10 @@ def observed() -> Iterator[Observed]:
             document = yaml.safe_load(fleet.config_path.read_text())
             for name, told in document["nodes"].items():
                 told |= {"calls_max": CALLS_MAX[name], "edge": name == EDGE}
-            fleet.config_path.write_text(yaml.safe_dump(document))
             # The nodes share a machine that others load too: an agent beside each would tell them
-            # all that CPU, and placement would go by it. One records; its calls end at the vault.
+            # all that CPU, and placement would go by it. One records, and its weight makes up.
+            document["nodes"][RECORDED]["weight"] = 2
+            fleet.config_path.write_text(yaml.safe_dump(document))
             fleet.start("vault")
             fleet.begin("--node", EDGE, "--node", RECORDED)
             run = _prometheus(lab, host)

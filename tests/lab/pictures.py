@@ -44,9 +44,10 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     with observed() as run:
         what = "; ".join(f"{seconds:.0f} s: {event}" for seconds, event in run.events)
+        (refused,) = run.instant("sum(pbxctl_rejects_total)")
         note = (
             f"pbxctl {VERSION}, {dt.datetime.now(dt.UTC):%Y-%m-%d}, {run.placed} calls by TLS and "
-            f"SRTP on real PBXs, queries of deploy/grafana. {what}."
+            f"SRTP on real PBXs, {refused.points[0][1]:.0f} refused. {what}."
         )
         for name, titles in DRAWN.items():
             dashboard = DASHBOARDS[f"pbxctl-{name}"]

@@ -312,6 +312,37 @@ def test_a_beginning_recording_is_not_taken_for_a_finished_one(house: House) -> 
     assert (folder / "begin.staged-00").exists()
 
 
+@pytest.mark.parametrize(
+    "left",
+    [
+        "begin",
+        "end",
+        "part-00000000",
+        "begin end",
+        "begin end part-00000002",
+        "begin part-00000000",
+    ],
+)
+def test_parts_half_gone_are_taken_away_and_the_body_stays(house: House, left: str) -> None:
+    """A vault that died while it took the parts away, whichever were gone by then."""
+    made = house.sealed(4.5)
+    house.ingest.take("n1", [made.begin(), made.some(0, 2)])
+    house.ingest.take("n1", [made.some(2, 3), made.end()])
+    folder = house.config.vault_path / "store/open" / made.id
+    parts = {path.name: path.read_bytes() for path in folder.iterdir()}
+    house.keeper.collect()
+    house.keeper.finish()
+    folder.mkdir()
+    for name in left.split():
+        (folder / name).write_bytes(parts[name])
+    assert house.heard(made.id) == made.plain
+    house.keeper.finish()
+    assert not folder.exists()
+    assert house.heard(made.id) == made.plain
+    [ack] = house.ingest.take("n1", made.frames())
+    assert (ack.next, ack.state) == (5, State.ENDED)
+
+
 def test_a_hold_and_an_erasure_cannot_both_win(house: House) -> None:
     made = house.recorded(house.sealed())
     house.index.doom(made.id, "cert:carl: x")
@@ -373,3 +404,13 @@ def test_wrong_passphrase_and_second_keeper_are_told_at_the_start(tmp_path: Path
     (tmp_path / "pw").write_text("another passphrase\n")
     with pytest.raises(Exception, match="passphrase does not open"):
         open_custody(config)
+
+
+def test_slots_without_their_keyring_are_no_first_start(tmp_path: Path) -> None:
+    config = config_in(tmp_path)
+    open_custody(config).close()
+    (config.vault_path / "keyring").rename(tmp_path / "moved away")
+    with pytest.raises(VaultError, match="keyring is missing"):
+        open_custody(config)
+    (tmp_path / "moved away").rename(config.vault_path / "keyring")
+    open_custody(config).close()
