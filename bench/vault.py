@@ -1,4 +1,4 @@
-"""Sealing beside the cipher alone and while calls are on; seeking, rotating, erasing among a million.
+"""Sealing beside the cipher alone and while calls are on; seeking, rotating, erasing.
 
 Each part measures for itself and hands back figures; vault_*.py say how.
 """
