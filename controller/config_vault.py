@@ -62,7 +62,7 @@ class VaultConfig(Strict, frozen=True):
     folder), or the prefix in s3. duties: `ingest` takes recordings and
     has no key, `keep` has the keys and serves people; one vault does both. keys: what guards the
     keys; needed unless duties is `ingest`.
-    tenants: whose recordings are taken; unset, the fleet's name alone.
+    tenants: whose recordings are taken; unset, recordings.tenant or the fleet's name alone.
     retention_days: of recordings whose rule says none; none stays longer than retention_max_days.
     give_up_h: a recording of which nothing was heard for so long has ended, partial.
     recording_max_mb: more of one is refused. free_min_mb: with less room nothing is taken.

@@ -19,6 +19,7 @@ from controller.config_file import parse
 from controller.errors import PbxctlError
 from controller.pki.store import open_store, person, renew_due
 from controller.vault import wire
+from controller.vault.keys import file
 from controller.vault.wire import Ack, Frame, State
 from tests.sealed import Recording
 
@@ -56,6 +57,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def quick_keys(folder: Path, passphrase: str) -> None:
+    """A key file whose scrypt costs little: what it costs is tested where it is made."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not (folder / "keys.json").exists():
+        file.create(folder / "keys.json", passphrase, log_n=14)
+
+
 class VaultServer:
     """Its config's folder, and the process while it runs. more: lines of the vault section."""
 
@@ -73,6 +81,7 @@ class VaultServer:
         self.file.write_text(text)
         self.config = parse(text, str(self.file))
         self._env = dict(env or {})
+        quick_keys(folder / "state/vault", "correct horse battery")
         self._process: subprocess.Popen[bytes] | None = None
         now = dt.datetime.now(dt.UTC)
         renew_due(self.config, now)

@@ -187,6 +187,9 @@ class Gatherer:
         taken = 0
         if recording.next == chunks:
             plain = os.pread(recording.files.fd, rest, chunks * CHUNK)
+            if len(plain) != rest:
+                recording.cut = True
+                return 0
             sealed = recording.sealer.seal(chunks, plain, last=True)
             frames.append(Chunks(recording.id, chunks, sealed))
             taken = len(sealed)

@@ -23,6 +23,10 @@ COLUMNS: tuple[Column[Finding], ...] = (
 )
 
 
+@options.examples(
+    "pbxctl doctor",
+    "pbxctl doctor --problems",
+)
 @click.command()
 @options.reading
 @click.option("--problems", is_flag=True, help="Only what is not well.")
@@ -63,12 +67,15 @@ async def _all(config: Config) -> list[Finding]:
     from controller.doctor.nodes import check_nodes
     from controller.doctor.picture import check_picture
     from controller.doctor.recordings import check_recordings
+    from controller.doctor.vault import check_vault
 
-    host, recordings, picture, nodes = await asyncio.gather(
+    host, recordings, vault, picture, nodes = await asyncio.gather(
         asyncio.to_thread(check_host, config),
         asyncio.to_thread(check_recordings, config),
+        asyncio.to_thread(check_vault, config),
         check_picture(config),
         check_nodes(config),
     )
     certificates = check_certificates(config)
-    return [*host, *recordings, *certificates, *picture, *sorted(nodes, key=lambda f: f.about)]
+    here = [*host, *recordings, *vault, *certificates]
+    return [*here, *picture, *sorted(nodes, key=lambda f: f.about)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from pathlib import Path
 
 import click
 
@@ -11,12 +12,17 @@ from controller.cli import options, output
 from controller.cli.output import Column
 from controller.cli.session import Session
 from controller.errors import NotFound, UsageError
+from controller.pki import requests
 from controller.pki.store import Kept, Store, open_store, person
 from controller.pki.wanted import wanted
 
 DAY_S = 86_400
 
 
+@options.examples(
+    "pbxctl pki list",
+    "pbxctl pki issue alice --role operator --role auditor",
+)
 @click.group(cls=options.Nouns)
 def pki() -> None:
     """The fleet's authorities and certificates."""
@@ -36,6 +42,10 @@ COLUMNS: tuple[Column[Kept], ...] = (
 )
 
 
+@options.examples(
+    "pbxctl pki list",
+    "pbxctl pki list -o json",
+)
 @pki.command("list")
 @options.printing
 @click.pass_obj
@@ -59,6 +69,10 @@ def list_(session: Session) -> None:
     )  # fmt: skip
 
 
+@options.examples(
+    "pbxctl pki issue alice",
+    "pbxctl pki issue bob --role auditor",
+)
 @pki.command()
 @options.changing
 @click.argument("name")
@@ -96,6 +110,10 @@ def _next(store: Store, name: str, gate: str) -> str:
     )
 
 
+@options.examples(
+    "pbxctl pki renew",
+    "pbxctl pki renew sip/pbx1",
+)
 @pki.command()
 @options.changing
 @click.argument("names", nargs=-1, metavar="[NAME]...")
@@ -121,6 +139,7 @@ def renew(session: Session, names: tuple[str, ...]) -> None:
         output.note(session, "nothing is due")
 
 
+@options.examples("pbxctl pki revoke alice")
 @pki.command()
 @options.changing
 @click.argument("name")
@@ -132,3 +151,90 @@ def revoke(session: Session, name: str) -> None:
     if not session.dry_run:
         store.revoke("people", person(name).name, dt.datetime.now(dt.UTC))
         output.say(session, [f"people/{name} is revoked; the gate refuses it within seconds."])
+
+
+@options.examples("pbxctl pki request pbx1 -f pbx1.request")
+@pki.command()
+@options.changing
+@click.argument("machine", metavar="NODE")
+@click.option(
+    "-f",
+    "--file",
+    "path",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Where the request goes.",
+)
+@click.pass_obj
+def request(session: Session, machine: str, path: Path) -> None:
+    """On a node: make its keys, and a request that the authorities sign."""
+    made = b"" if session.dry_run else requests.request(session.config(), machine)
+    _write_new(session, path, made)
+    output.say(session, [f"Next, where the authorities' keys are: pbxctl pki sign {path.name} "
+                         f"-f {machine}.signed"])  # fmt: skip
+
+
+@options.examples("pbxctl pki sign pbx1.request -f pbx1.signed")
+@pki.command("sign")
+@options.changing
+@click.argument("requested", type=click.Path(path_type=Path), metavar="REQUEST")
+@click.option(
+    "-f",
+    "--file",
+    "path",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Where the certificates go.",
+)
+@click.pass_obj
+def sign(session: Session, requested: Path, path: Path) -> None:
+    """Where the authorities' keys are: sign the request of a node."""
+    data, made = _read(requested), b""
+    if not session.dry_run:
+        _check_new(path)  # before the keys that the authority had are dropped
+        made = requests.sign(session.config(), data, dt.datetime.now(dt.UTC))
+    _write_new(session, path, made)
+    output.say(session, [f"Next, on the node: pbxctl pki accept {path.name}"])
+
+
+@options.examples("pbxctl pki accept pbx1.signed")
+@pki.command()
+@options.changing
+@click.argument("signed", type=click.Path(path_type=Path), metavar="SIGNED")
+@click.pass_obj
+def accept(session: Session, signed: Path) -> None:
+    """On a node: keep the certificates that were signed for it."""
+    data = _read(signed)
+    if session.dry_run:
+        output.say(session, [f"{signed} would be kept"])
+        return
+    kept = requests.accept(session.config(), data)
+    output.say(session, [f"{each} is kept" for each in kept])
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(requests.FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _check_new(path: Path) -> None:
+    if path.exists() or not path.parent.is_dir():
+        why = "File exists" if path.exists() else "no such folder"
+        raise UsageError(f"{path} cannot be written: {why}", hint="name another file")
+
+
+def _write_new(session: Session, path: Path, data: bytes) -> None:
+    """Never over a file that is there."""
+    if session.dry_run:
+        output.say(session, [f"{path} would be written"])
+        return
+    try:
+        with path.open("xb") as file:
+            file.write(data)
+    except OSError as error:
+        hint = "name another file" if isinstance(error, FileExistsError) else ""
+        raise UsageError(f"{path} cannot be written: {error.strerror}", hint=hint) from error
+    output.say(session, [f"{path} is written; it holds no secret."])

@@ -54,11 +54,11 @@ RIGHTS = {
         ),
     ),
     "steward": Rights(
-        functions=("lead", "policy", "forget", "nodes", "publish"),
+        functions=("lead", "policy", "forget", "nodes"),
         reads=(*_PICTURE, "phoneack"),
         writes=(
             *("server", "policy", "lease", "nodes", "node", "live", "resv", "idx", "full", "stats"),
-            *("commands", "running", "phones", "phonever", "regs", "at"),
+            *("commands", "running", "regs", "at"),
             *("phoneack", "written", "read"),
         ),
         more=("function|load",),
@@ -66,13 +66,16 @@ RIGHTS = {
     "gate": Rights(
         functions=(
             *("nodes", "want", "route", "route_dry", "call", "calls", "stats", "command"),
-            *("alarms", "registrations", "phone_counts", "record_ask"),
+            *("alarms", "registrations", "phone_counts", "record_ask", "lead", "publish"),
         ),
         reads=(
             *(*_PICTURE, "lease", "drivers", "call", "alarms", "regs", "at"),
             *("phoneack", "phonever"),
         ),
-        writes=(*_PLACING, "commands", "command", "result", "recask"),
+        writes=(
+            *(*_PLACING, "commands", "command", "result", "recask"),
+            *("lease:@phones", "phones", "phonever"),
+        ),
         more=("lrem",),
     ),
     "agent": Rights(

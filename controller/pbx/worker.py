@@ -52,7 +52,6 @@ from controller.pbx.worker_metrics import (
     LINKS_LOST,
     LOGIN_REFUSED,
     WORDS_LOST,
-    from_zero,
 )
 from controller.pbx.worker_phones import Registrations
 from controller.tasks import is_set, together
@@ -102,6 +101,7 @@ class Worker:
         self._attestor: Attestor | None = None
         self._live = LiveSet()
         self._phones = Registrations(fleet, lease.node)
+        self._files = NodeFiles(fleet, lease.node)
         self._facts: NodeFacts | None = None
         self._load = LoadSample()
         self._want = "standby" if config.standby else "active"
@@ -111,7 +111,6 @@ class Worker:
         self._compare_now = asyncio.Event()
         self._commands_wait = asyncio.Event()
         self._problem = ""
-        from_zero(self.name)
 
     def renew(self, lease: Lease) -> None:
         """The lease as last seen; another epoch means that Redis or its data was replaced."""
@@ -192,9 +191,7 @@ class Worker:
                 self._probes(),
                 self._commands(driver),
                 self._phones.watch(driver),
-                read_written(
-                    NodeFiles(self.fleet, self.name), self.config.kind, lambda: self.lease, driver
-                ),
+                read_written(self._files, self.config.kind, lambda: self.lease, driver),
                 *attests,
             )
         finally:
@@ -289,10 +286,9 @@ class Worker:
                 return False
 
     async def _seen(self) -> Sequence[tuple[str, int]]:
-        try:
+        with contextlib.suppress(StaleEpoch, FleetUnreachable):  # the next beat finds out
             return await self.fleet.seen(self.lease) if self.lease else ()
-        except (StaleEpoch, FleetUnreachable):  # the next beat finds out and acts on it
-            return ()
+        return ()
 
     async def _beats(self, driver: Driver) -> None:
         was_silent = False

@@ -34,17 +34,21 @@ class Pair:
         return self.certificate.public_bytes(serialization.Encoding.PEM)
 
     def key_pem(self) -> bytes:
-        """Not encrypted: PBXs read it unattended. The file's mode protects it."""
-        return self.key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
+        return key_pem(self.key)
+
+
+def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """Not encrypted: PBXs read it unattended. The file's mode protects it."""
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
 
 
 def make_authority(fleet: str, name: str, now: dt.datetime) -> Pair:
     """A self-signed authority that can sign leaves alone, no further authorities."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = new_key()
     subject = x509.Name(
         [
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, f"pbxctl {fleet}"),
@@ -52,7 +56,7 @@ def make_authority(fleet: str, name: str, now: dt.datetime) -> Pair:
         ]
     )
     certificate = (
-        _builder(subject, key, now)
+        _builder(subject, key.public_key(), now)
         .not_valid_after(now + dt.timedelta(days=AUTHORITY_DAYS))
         .issuer_name(subject)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -77,7 +81,31 @@ def issue(
 
     roles: organizational units of its subject.
     """
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = new_key()
+    signed = sign(
+        authority, key.public_key(), name, addresses, now,
+        days=days, server=server, client=client, roles=roles,
+    )  # fmt: skip
+    return Pair(signed, key)
+
+
+def new_key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def sign(
+    authority: Pair,
+    key: ec.EllipticCurvePublicKey,
+    name: str,
+    addresses: Iterable[str],
+    now: dt.datetime,
+    *,
+    days: int,
+    server: bool,
+    client: bool,
+    roles: Iterable[str] = (),
+) -> x509.Certificate:
+    """As `issue`, for a key whose private half is elsewhere."""
     issuer = authority.certificate
     usages = [ExtendedKeyUsageOID.SERVER_AUTH] * server + [ExtendedKeyUsageOID.CLIENT_AUTH] * client
     units = [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, role) for role in roles]
@@ -98,7 +126,7 @@ def issue(
     )
     if alternatives := alternative_names(addresses):
         builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
-    return Pair(builder.sign(authority.key, hashes.SHA256()), key)
+    return builder.sign(authority.key, hashes.SHA256())
 
 
 def alternative_names(addresses: Iterable[str]) -> list[x509.GeneralName]:
@@ -152,15 +180,15 @@ def is_due(certificate: x509.Certificate, now: dt.datetime) -> bool:
 
 
 def _builder(
-    subject: x509.Name, key: ec.EllipticCurvePrivateKey, now: dt.datetime
+    subject: x509.Name, key: ec.EllipticCurvePublicKey, now: dt.datetime
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
-        .public_key(key.public_key())
+        .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - BACKDATED)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
 
 

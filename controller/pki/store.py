@@ -32,7 +32,9 @@ from controller.pki.authority import (
     alternative_names,
     is_due,
     issue,
+    key_pem,
     make_authority,
+    new_key,
     revocations,
     roles_in,
 )
@@ -101,6 +103,13 @@ class Store:
         with self._locked():
             authorities = {name: self._authority(name, now) for name in AUTHORITIES}
             for want in asked:
+                if self._is_elsewhere(want):
+                    if not force:
+                        continue
+                    raise UsageError(
+                        f"the key of {want.authority}/{want.name} is on its own machine",
+                        hint="there: pbxctl pki request; here: pbxctl pki sign",
+                    )
                 if not force and self._fits(want, now):
                     continue
                 authority = authorities[want.authority]
@@ -139,6 +148,79 @@ class Store:
             _replace(listed, revocations(signer, serial, before, now), 0o644)
             path.unlink()
             self.key(authority, name).unlink(missing_ok=True)
+
+    def own_key(self, authority: AuthorityName, name: str) -> ec.EllipticCurvePrivateKey:
+        """The key of a certificate that is asked for elsewhere, made where there is none."""
+        with self._locked():
+            path = self.key(authority, name)
+            if not path.exists():
+                made = new_key()
+                _replace(path, key_pem(made), 0o600)
+                return made
+            return _read_key(path)
+
+    def signer(self, authority: AuthorityName, now: dt.datetime) -> Pair:
+        """An authority with its key. UsageError where that is not here."""
+        pair = None
+        if self.ca(authority).exists():  # else it would be made here
+            with self._locked():
+                pair = self._authority(authority, now)
+        if pair is None:
+            raise UsageError(
+                f"nothing can be signed: {self.key(authority, 'ca')} is not here",
+                hint="run this where the authority's key is",
+            )
+        return pair
+
+    def keep_away(self, want: Wanted, certificate: x509.Certificate) -> None:
+        """Of a certificate whose key is on its own machine: what it shows, and no key here."""
+        with self._locked():
+            pem = certificate.public_bytes(serialization.Encoding.PEM)
+            _replace(self._elsewhere(want), b"", 0o644)
+            _replace(self.certificate(want.authority, want.name), pem, 0o644)
+            self.key(want.authority, want.name).unlink(missing_ok=True)
+
+    def _elsewhere(self, want: Wanted) -> Path:
+        return self.folder / want.authority / f"{want.name}.elsewhere"
+
+    def _is_elsewhere(self, want: Wanted) -> bool:
+        return self._elsewhere(want).exists()
+
+    def check(
+        self,
+        authority: AuthorityName,
+        name: str,
+        signer: x509.Certificate,
+        certificate: x509.Certificate,
+    ) -> None:
+        """UsageError when `keep_signed` must not be done: no key here fits the certificate, or the
+        folder has another authority."""
+        key = self.key(authority, name)
+        if not key.exists() or _read_key(key).public_key() != certificate.public_key():
+            raise UsageError(
+                f"{authority}/{name[:_NAME_MAX]} was not asked for here: its key is not {key}",
+                hint="take the file to the machine that asked, or ask anew: pbxctl pki request",
+            )
+        ca = self.ca(authority)
+        if ca.exists() and _read_certificate(ca) != signer:
+            raise UsageError(
+                f"{authority}/{name} is signed by another authority than {ca}",
+                hint=f"if the fleet has a new authority, remove {ca} first",
+            )
+
+    def keep_signed(
+        self,
+        authority: AuthorityName,
+        name: str,
+        signer: x509.Certificate,
+        certificate: x509.Certificate,
+    ) -> None:
+        with self._locked():
+            for path, each in (
+                (self.ca(authority), signer),
+                (self.certificate(authority, name), certificate),
+            ):
+                _replace(path, each.public_bytes(serialization.Encoding.PEM), 0o644)
 
     def _authority(self, name: AuthorityName, now: dt.datetime) -> Pair | None:
         path, key = self.ca(name), self.key(name, "ca")

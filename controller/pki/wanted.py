@@ -67,6 +67,13 @@ def wanted(config: Config) -> list[Wanted]:
     return found
 
 
+def wanted_by(config: Config, name: str) -> list[Wanted]:
+    """What the machine of a node or edge has to show: its own certificates and its agent's."""
+    own = {("sip", name), ("control", control_name(name)), ("control", edge_name(name))}
+    found = [w for w in wanted(config) if (w.authority, w.name) in own]
+    return [*found, Wanted("control", "agent")]
+
+
 def _host(address: str) -> str:
     return split_address(address)[0]
 

@@ -24,7 +24,7 @@ from controller.pbx.drivers import Drivers
 from controller.pbx.hub import GreenHub
 from controller.pbx.options import OptionsProbe, probe_of
 from controller.pbx.worker import Worker
-from controller.pbx.worker_metrics import LEASES, REGISTRY
+from controller.pbx.worker_metrics import LEASES, REGISTRY, from_zero
 from controller.routing.policy import policy
 from controller.tasks import is_set
 
@@ -113,6 +113,7 @@ class _Crew:
         if known and (error := known[1].exception()):
             log.error("node %s: its worker failed", lease.node, exc_info=error)
         node = self._config.nodes[lease.node]
+        from_zero(lease.node)
         worker = Worker(
             self._fleet,
             lease,

@@ -18,6 +18,8 @@ from controller.api.serving import follow, listen_tls
 from controller.config import Config
 from controller.fleet.functions import Fleet, connect
 from controller.pki.contexts import server
+from controller.roles.phone_publisher import PhonePublisher
+from controller.tasks import together
 
 log = logging.getLogger(__name__)
 DRAIN_S = 3.0
@@ -36,7 +38,7 @@ async def run(config: Config, stop: asyncio.Event) -> None:
         await _serve(config, fleet, ends)
         await _serve_metrics(config, fleet, ends)
         notify.ready()
-        await stop.wait()
+        await together(stop.wait(), PhonePublisher(config, fleet).run())
 
 
 async def _serve(config: Config, fleet: Fleet, ends: contextlib.AsyncExitStack) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from controller.errors import PbxctlError
 from controller.records.recording_rows import RecordingState
 from controller.records.recordings import RecordingIndex
-from controller.tasks import is_set, together
+from controller.tasks import is_set
 from controller.vault.custody import Custody, now_us
 from controller.vault.intake import Intake
 from controller.vault.keeper import Keeper
@@ -47,12 +47,17 @@ class Keeping:
             self._ended.add(recording)
 
     async def run(self, stop: asyncio.Event) -> None:
-        await together(
-            stop.wait(),
-            _repeat(stop, self._take_in, COLLECT_EVERY_S),
-            _repeat(stop, self._keeper.finish, FINISH_EVERY_S),
-            _repeat(stop, self._look_after, EXPIRE_EVERY_S),
-        )
+        """Until `stop`, and until what is under way has come to its end."""
+        work = [
+            asyncio.create_task(_repeat(stop, self._take_in, COLLECT_EVERY_S)),
+            asyncio.create_task(_repeat(stop, self._keeper.finish, FINISH_EVERY_S)),
+            asyncio.create_task(_repeat(stop, self._look_after, EXPIRE_EVERY_S)),
+        ]
+        await asyncio.wait(work, return_when=asyncio.FIRST_EXCEPTION)
+        stop.set()
+        await asyncio.wait(work)
+        for task in work:
+            task.result()
 
     def _take_in(self) -> None:
         self._keeper.collect()

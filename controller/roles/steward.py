@@ -19,7 +19,6 @@ from controller.fleet.functions import Fleet, connect
 from controller.fleet.keys import new_owner
 from controller.fleet.state import NodeView
 from controller.model import NodeState
-from controller.roles.phone_publisher import PhonePublisher
 from controller.roles.renewal import Renewal
 from controller.routing.policy import policy
 from controller.tasks import is_set
@@ -63,7 +62,6 @@ async def run(config: Config, stop: asyncio.Event) -> None:
     owner = new_owner()
     epoch: str | None = None
     before: dict[str, NodeState] = {}
-    phones = PhonePublisher(config, fleet)
     renewal = Renewal(config, EXPIRES)
     notify.ready()
     try:
@@ -76,7 +74,6 @@ async def run(config: Config, stop: asyncio.Event) -> None:
                 epoch = now_epoch
                 if epoch:
                     before = tell_changes(before, await fleet.nodes())
-                    await phones.step(epoch)
                     await renewal.step()
             except StaleEpoch:
                 epoch = None

@@ -96,8 +96,9 @@ async def _keep(
     intake: Intake,
     ends: contextlib.AsyncExitStack,
 ) -> Keeping:
+    # Never closed: a thread may be writing a slot until the process ends, and the number of a
+    # closed file may be another file's by then.
     custody = await asyncio.to_thread(open_custody, config)
-    ends.callback(custody.close)
     database = await asyncio.to_thread(open_database, config)
     ends.callback(database.close)
     index = RecordingIndex(database)
@@ -114,8 +115,9 @@ async def _keep(
 
 
 def limits_of(config: Config, vault: VaultConfig) -> Limits:
+    recorded = config.recordings.tenant if config.recordings else None
     return Limits(
-        frozenset(vault.tenants or (config.fleet,)),
+        frozenset(vault.tenants or (recorded or config.fleet,)),
         vault.recording_max_mb << 20,
         vault.free_min_mb << 20,
     )

@@ -6,8 +6,9 @@
     bodies/ab/ID            prologue and all chunks: a Cobblestone body as any reader takes it
     heads/ab/ID             Head: what the body is, so that it can be checked without a key
 
-The order at the end: body, head, then the parts go, `end` last of all. Whatever is cut short is
-done again from what is there, with the same bytes. Everything here blocks.
+The order at the end: body, head, then what is open goes, in any order: what has a head is finished,
+whatever is left of its parts. What is cut short before is done again from what is there, with the
+same bytes. Everything here blocks.
 """
 
 from __future__ import annotations
@@ -169,10 +170,8 @@ class Bodies:
         yield b"".join(pending)
 
     def drop_parts(self, recording: str) -> None:
-        """`end` goes last: whoever finds it knows that the rest was meant to go."""
-        keys = [stored.key for stored in self.store.below(f"open/{recording}")]
-        for key in sorted(keys, key=lambda key: key.endswith("/end")):
-            self.store.delete(key)
+        for stored in self.store.below(f"open/{recording}"):
+            self.store.delete(stored.key)
 
     def delete(self, recording: str) -> None:
         """The sealed bytes. The head stays, without personal data: the id is never taken again."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from controller.config import Config, read_secret
 from controller.config_vault import FileKeys, Pkcs11Keys, VaultConfig
-from controller.errors import ConfigError, StoreUnreachable
+from controller.errors import ConfigError, StoreUnreachable, VaultError
 from controller.vault import key_slots
 from controller.vault.intake import Intake
 from controller.vault.key_slots import WritableKeySlots
@@ -102,6 +102,12 @@ def open_custody(config: Config) -> Custody:
         undo.callback(provider.close)
         rings, slots = folder / "keyring", folder / "slots"
         if not rings.exists():
+            if slots.exists():
+                # A new keyring would make every recording look destroyed.
+                raise VaultError(
+                    f"{rings} is missing, and {slots} is there",
+                    hint="put the keyring back from a backup, or move the slots away",
+                )
             keyring.make(rings)
         ring = Keyring(rings, provider, writable=True)
         undo.callback(ring.close)

@@ -207,12 +207,12 @@ class Keeper:
     def finish_one(self, recording: str) -> bool:
         """False while it has not ended, or its row is not written yet."""
         growing = self._bodies.growing(recording)
-        if growing is None:
-            if self._bodies.head(recording) is None:
+        if growing is None or growing.end is None:
+            if self._bodies.head(recording) is not None:
+                self._bodies.drop_parts(recording)  # an earlier finish was cut short there
+                return True
+            if growing is None:
                 return False  # it is just beginning
-            self._bodies.drop_parts(recording)  # the last steps of an earlier finish
-            return True
-        if growing.end is None:
             silent_s = time.time() - growing.heard_s
             if silent_s < self._rules.give_up_s:
                 return False
@@ -220,7 +220,7 @@ class Keeper:
             growing = self._bodies.growing(recording) or growing
         if growing.end is None:
             return False
-        if growing.next < growing.end.chunks:
+        if growing.next < growing.end.chunks and self._bodies.head(recording) is None:
             raise Tampered(f"chunk {growing.next} is gone from {self._bodies.store.where}")
         head = self._bodies.finish(recording, growing)
         state = self._index.ended(

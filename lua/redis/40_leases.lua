@@ -33,7 +33,9 @@ end
 -- another holds it.
 redis.register_function('lead', function(keys, args)
   local P, now = keys[1], now_ms()
-  redis.call('SET', P .. ':server', table.concat({ server_of(P, policy(P, now), now) }, ' '))
+  if args[1] == 'steward' then
+    redis.call('SET', P .. ':server', table.concat({ server_of(P, policy(P, now), now) }, ' '))
+  end
   return (lease(P, '@' .. args[1], args[2], tonumber(args[3]), now))
 end)
 

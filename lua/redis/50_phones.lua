@@ -13,10 +13,10 @@ local EXPIRES_UNTOLD_S = 60
 local EXPIRES_GRACE_MS = 5000
 
 -- publish: KEYS P; ARGV epoch region version name blob... Replaces the phones of a region; the
--- epoch is that of the leading steward.
+-- epoch is that of the gate that leads "phones".
 redis.register_function('publish', function(keys, args)
   local P, region = keys[1], args[2]
-  local stale = fenced(P, '@steward', args[1])
+  local stale = fenced(P, '@phones', args[1])
   if stale then
     return stale
   end

@@ -14,7 +14,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -100,12 +100,15 @@ class LabFleet:
     def config(self) -> Config:
         return load(self.config_path)
 
-    def start(self, role: str, name: str = "") -> subprocess.Popen[bytes]:
+    def start(
+        self, role: str, name: str = "", options: Sequence[str] = ()
+    ) -> subprocess.Popen[bytes]:
         """Starts `pbxctl run ROLE`; its log is fleet folder / NAME.log."""
         name = name or role
         log = (self.folder / f"{name}.log").open("ab")
+        argv = [sys.executable, "-m", "controller.cli", "--config", str(self.config_path)]
         process = subprocess.Popen(
-            [sys.executable, "-m", "controller.cli", "--config", self.config_path, "run", role],
+            [*argv, "run", role, *options],
             stdout=log,
             stderr=log,
             stdin=subprocess.DEVNULL,

@@ -1,8 +1,9 @@
 """A short day of an encrypted fleet under a real Prometheus, for the dashboards' queries.
 
-An Asterisk edge asks its agent and calls by TLS and SRTP, for 24 s; on the way one node of
-the nearest region is killed and started again, and the node of the further one is frozen and
-thawed. Prometheus runs on deploy/prometheus as it is committed, but for its addresses and that it
+An Asterisk edge asks its agent and calls by TLS and SRTP, for 24 s; on the way one node of the
+nearest region is killed and started again, and the node of the further one is frozen and thawed.
+What the other near node echoes is recorded and sealed into a vault. Prometheus runs on
+deploy/prometheus as it is committed, but for its addresses, the vault as a target, and that it
 looks every second.
 
     with observed() as seen:
@@ -12,6 +13,8 @@ looks every second.
 from __future__ import annotations
 
 import json
+import math
+import secrets
 import time
 import urllib.error
 import urllib.parse
@@ -19,6 +22,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -27,12 +31,18 @@ from tests.lab.asterisk import Asterisk
 from tests.lab.fleet import REPOSITORY
 from tests.lab.freeswitch import FreeSwitch, freeswitch_binary
 from tests.lab.lab import Lab
+from tests.lab.node import write_secret
 from tests.lab.phone_fleet import PhoneFleet
 from tests.lab.until import until
 
 PROMETHEUS = REPOSITORY / "deploy" / "prometheus"
-EDGE, KILLED, FROZEN = "edge-1", "east-1", "west-1"
-CALLS_MAX = {EDGE: 60, KILLED: 10, "east-2": 10, FROZEN: 30}
+#: file name to dashboard, as committed
+DASHBOARDS: dict[str, dict[str, Any]] = {
+    path.stem: json.loads(path.read_text())
+    for path in sorted((REPOSITORY / "deploy" / "grafana" / "json").glob("*.json"))
+}
+EDGE, KILLED, RECORDED, FROZEN = "edge-1", "east-1", "east-2", "west-1"
+CALLS_MAX = {EDGE: 60, KILLED: 10, RECORDED: 10, FROZEN: 30}
 #: 10.5 s of speech, after which the call ends
 SPEECH = "demo-nogo"
 NUMBER = "9500"
@@ -66,6 +76,20 @@ class Observed:
     def length_s(self) -> float:
         return self.ended_s - self.began_s
 
+    def filled(self, expr: str, node: str = ".*") -> str:
+        """A query of a dashboard, its variables filled in as Grafana does."""
+        values = {
+            "$__rate_interval": "10s",
+            "$__range": f"{math.ceil(self.length_s)}s",
+            "$job": "pbxctl",
+            "$region": ".*",
+            "$node": node,
+        }
+        for name, value in values.items():
+            expr = expr.replace(name, value)
+        assert "$" not in expr, expr
+        return expr
+
     def get(self, path: str, **query: str | float) -> Any:
         """What /api/v1/PATH has as data."""
         url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(query)}"
@@ -94,6 +118,12 @@ class Observed:
         ]
 
 
+def _passphrase(lab: Lab) -> Path:
+    file = lab.run.folder / "vault.passphrase"
+    write_secret(file, secrets.token_urlsafe(24))
+    return file
+
+
 @contextmanager
 def observed() -> Iterator[Observed]:
     with Lab() as lab:
@@ -109,13 +139,26 @@ def observed() -> Iterator[Observed]:
             "numbers": [{"prefix": "95", "service": "echo", "regions": ["east", "west"]}],
             "placement": {"ramp_s": 4, "spill_above": 0.6, "reservation_s": 2},
             "media": {"sample_share": 0.2},
+            "vault": {
+                "ingest": f"{host}:8446",
+                "listen": f"{host}:8445",
+                "keys": {"provider": "file", "passphrase_file": str(_passphrase(lab))},
+            },
+            "recordings": {
+                "folder": str(lab.run.tmpfs()),
+                "rules": [{"name": "all", "service": "echo"}],
+            },
         }
         with PhoneFleet(lab, nodes, lab.redis(), encrypted=True, settings=settings) as fleet:
             document = yaml.safe_load(fleet.config_path.read_text())
             for name, told in document["nodes"].items():
                 told |= {"calls_max": CALLS_MAX[name], "edge": name == EDGE}
+            # The nodes share a machine that others load too: an agent beside each would tell them
+            # all that CPU, and placement would go by it. One records, and its weight makes up.
+            document["nodes"][RECORDED]["weight"] = 2
             fleet.config_path.write_text(yaml.safe_dump(document))
-            fleet.begin()
+            fleet.start("vault")
+            fleet.begin("--node", EDGE, "--node", RECORDED)
             run = _prometheus(lab, host)
             _live(fleet, run)
             yield run
@@ -128,6 +171,7 @@ def _prometheus(lab: Lab, host: str) -> Observed:
         text.replace("127.0.0.1:", f"{host}:")
         .replace('"*.rules.yml"', f'"{PROMETHEUS}/*.rules.yml"')
         .replace("interval: 5s", "interval: 1s")
+        .replace("# - ", "- ")  # the vault
     )
     listen = f"{lab.address()}:9090"
     run = Observed(f"http://{listen}", time.time())
@@ -145,7 +189,7 @@ def _prometheus(lab: Lab, host: str) -> Observed:
         ready=ready,
     )  # fmt: skip
     # As on a Prometheus that was there first: counters are seen at 0.
-    until(lambda: len(run.get("query", query="up == 1")["result"]) >= 4, 10, "all roles scraped")
+    until(lambda: len(run.get("query", query="up == 1")["result"]) >= 5, 10, "all roles scraped")
     return run
 
 

@@ -69,14 +69,14 @@ class PhoneFleet(LabFleet):
         if encrypted:
             renew_due(self.config, dt.datetime.now(dt.UTC))
 
-    def begin(self) -> None:
+    def begin(self, *agent_options: str) -> None:
         for node in self.nodes.values():
             put_rendered(self.config, node)
             if isinstance(node, FreeSwitch) and self.config.security.control == "tls":
                 control = self.config.nodes[node.name].control
                 start_stunnel(self.lab, node.name, node.folder / "conf", control)
         for role in ROLES:
-            self.start(role)
+            self.start(role, options=agent_options if role == "agent" else ())
         self.until_active()
         until(self._gate_answers, 10, "the gate answers")
 

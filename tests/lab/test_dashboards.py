@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -10,15 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.lab.fleet import REPOSITORY
-from tests.lab.observed import EDGE, FROZEN, KILLED, Observed, observed
+from tests.lab.observed import DASHBOARDS, EDGE, FROZEN, KILLED, RECORDED, Observed, observed
 
 pytestmark = pytest.mark.lab
 
-DASHBOARDS = {
-    path.stem: json.loads(path.read_text())
-    for path in sorted((REPOSITORY / "deploy" / "grafana" / "json").glob("*.json"))
-}
 PANELS = [
     pytest.param(panel["type"] == "stat", target["expr"], id=f"{name}-{panel['title']}-{n}")
     for name, dashboard in DASHBOARDS.items()
@@ -39,25 +33,10 @@ def run() -> Iterator[Observed]:
         yield seen
 
 
-def filled(expr: str, run: Observed, node: str = ".*") -> str:
-    """With the variables as Grafana fills them in."""
-    values = {
-        "$__rate_interval": "10s",
-        "$__range": f"{math.ceil(run.length_s)}s",
-        "$job": "pbxctl",
-        "$region": ".*",
-        "$node": node,
-    }
-    for name, value in values.items():
-        expr = expr.replace(name, value)
-    assert "$" not in expr, expr
-    return expr
-
-
 @pytest.mark.parametrize(("instant", "expr"), PANELS)
 def test_a_panel_has_an_answer(run: Observed, instant: bool, expr: str) -> None:
-    for node in (".*", "east-2") if "$node" in expr else (".*",):
-        query = filled(expr, run, node)
+    for node in (".*", RECORDED) if "$node" in expr else (".*",):
+        query = run.filled(expr, node)
         found = run.instant(query) if instant else run.over_time(query)
         points = [value for series in found for _, value in series.points]
         assert any(math.isfinite(value) for value in points), f"{query}: {found}"
@@ -67,11 +46,11 @@ def test_a_panel_has_an_answer(run: Observed, instant: bool, expr: str) -> None:
 def test_a_variable_has_values(run: Observed, query: str) -> None:
     found = re.fullmatch(r"label_values\((.+), (\w+)\)", query)
     assert found, query
-    values = run.get(f"label/{found[2]}/values", **{"match[]": filled(found[1], run)})
+    values = run.get(f"label/{found[2]}/values", **{"match[]": run.filled(found[1])})
     expected = {
         "job": {"pbxctl"},
         "region": {"east", "south", "west"},
-        "node": {EDGE, KILLED, "east-2", FROZEN},
+        "node": {EDGE, KILLED, RECORDED, FROZEN},
     }
     assert set(values) == expected[found[2]]
 
@@ -82,26 +61,28 @@ def panel(dashboard: str, title: str) -> str:
 
 
 def value(run: Observed, expr: str) -> float:
-    ((_, answer),) = (point for series in run.instant(filled(expr, run)) for point in series.points)
+    ((_, answer),) = (point for series in run.instant(run.filled(expr)) for point in series.points)
     return answer
 
 
 def test_the_numbers_are_the_runs(run: Observed) -> None:
     """Not only something, but what the edge did and what the nodes suffered."""
     total = "sum(pbxctl_placements_total) + sum(pbxctl_spills_total)"
-    assert value(run, total) == run.placed
+    # A call sent to a node that has just died is placed once more.
+    assert run.placed <= value(run, total) <= run.placed + 3
     assert value(run, "sum(pbxctl_spills_total)") > 0
     assert value(run, panel("pbxctl-fleet", "Over the limit")) == 0
     assert value(run, panel("pbxctl-fleet", "Refused")) == 0
     assert 0 < value(run, panel("pbxctl-fleet", "Noticed within")) <= 3
     assert value(run, panel("pbxctl-media", "Encrypted")) == 1
     assert value(run, panel("pbxctl-control", "Roles down")) == 0
+    assert value(run, 'sum(pbxctl_recordings_ended_total{outcome="complete"})') > 0
     down = 'max_over_time(pbxctl_node_state{state="down"}[$__range])'
-    found = {s.labels["node"]: s.points[0][1] for s in run.instant(filled(down, run))}
-    assert found == {EDGE: 0, KILLED: 1, "east-2": 0, FROZEN: 1}
-    calls = run.over_time(filled(panel("pbxctl-fleet", "Calls"), run))
+    found = {s.labels["node"]: s.points[0][1] for s in run.instant(run.filled(down))}
+    assert found == {EDGE: 0, KILLED: 1, RECORDED: 0, FROZEN: 1}
+    calls = run.over_time(run.filled(panel("pbxctl-fleet", "Calls")))
     assert {s.labels["node"] for s in calls if max(v for _, v in s.points) > 0} == {
-        EDGE, KILLED, "east-2", FROZEN,
+        EDGE, KILLED, RECORDED, FROZEN,
     }  # fmt: skip
 
 

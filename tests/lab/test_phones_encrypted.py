@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import socket
 import ssl
 import time
@@ -13,6 +14,7 @@ import pytest
 
 from controller.api.shapes import call_key
 from controller.fleet.state import LegMedia
+from controller.pki.authority import make_authority
 from controller.pki.store import open_store
 from tests.lab.asterisk import Asterisk
 from tests.lab.baresip import Baresip
@@ -189,3 +191,28 @@ def test_old_desk_phones_have_tls_1_2_where_the_config_says_so(lab: Lab, kind: s
                 ):
                     spoken.add(link.version())
             assert spoken == versions
+
+
+@pytest.mark.parametrize("region", ["east", pytest.param("south", marks=pytest.mark.freeswitch)])
+def test_a_phone_that_offers_clear_media_is_refused(fleet: PhoneFleet, region: str) -> None:
+    name = {"east": "3201", "south": "3202"}[region]
+    files = fleet.add(name, region).files
+    fleet.until_ready(name)
+    clear = files["baresip/accounts"].replace(";mediaenc=srtp-mand", "")
+    assert clear != files["baresip/accounts"]
+    phone = fleet.lab.phone(f"phone-{name}", files | {"baresip/accounts": clear})
+    phone.wait_registered()
+    phone.dial("9500")
+    assert "488" in phone.wait("CALL_CLOSED", 8)["param"]
+    assert not phone.saw("CALL_ESTABLISHED")
+
+
+def test_a_phone_talks_to_no_node_of_another_authority(fleet: PhoneFleet) -> None:
+    """Nor shows it its password, which would be worth stealing."""
+    files = fleet.add("3203", "east").files
+    fleet.until_ready("3203")
+    foreign = make_authority("lab", "sip", dt.datetime.now(dt.UTC)).certificate_pem().decode()
+    phone = fleet.lab.phone("phone-3203", files | {"ca.pem": foreign})
+    until(lambda: "verify_handler: err" in phone.log_end(400), 8, "the node is refused")
+    assert "200 OK" not in phone.log_end(400)
+    assert not fleet.where("3203")

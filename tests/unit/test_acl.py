@@ -133,9 +133,9 @@ async def test_each_role_does_its_work(config: Config, fleets: dict[str, Fleet])
     await driver.done(lease, taken.id, b"{}")
     assert await gate.result("c1", 1.0) == b"{}"
     assert (await gate.presence()).leader == "s"
-    epoch = await steward.lead("steward", "s", 60_000) or ""
+    epoch = await gate.lead("phones", "g", 60_000) or ""
     phone = PublishedPhone("1001", "A", next(iter(MediaPolicy)), "md5", "sha")
-    await FleetPhones(steward).publish(epoch, "eu", 1, [phone])
+    await FleetPhones(gate).publish(epoch, "eu", 1, [phone])
     assert await FleetPhones(agent).published() == {"eu": 1}
     assert await FleetPhones(agent).of_region("eu") == (1, [phone])
     await FleetPhones(agent).acknowledge("a", NodePhones({"eu": 1}))
@@ -201,7 +201,8 @@ OTHERS = {
     "files to read": ("HSET", "written:a", {"steward", "agent"}),
     "files read": ("HSET", "read:a", {"driver", "steward"}),
     "leases": ("HSET", "lease:a", {"driver", "steward"}),
-    "phones": ("HSET", "phones:eu", {"steward"}),
+    "phones": ("HSET", "phones:eu", {"gate"}),
+    "the phones' lease": ("HSET", "lease:@phones", {"driver", "steward", "gate"}),
     "registrations": ("HSET", "regs:a", {"driver", "steward"}),
     "live calls": ("HSET", "live:a", {"driver", "steward"}),
 }
@@ -221,7 +222,7 @@ async def test_whose_keys_a_role_may_write(
     assert (verdict in (b"OK", "OK")) == (role in allowed), verdict
 
 
-@pytest.mark.parametrize("role", sorted(set(USERS) - {"steward", "agent", "driver"}))
+@pytest.mark.parametrize("role", sorted(set(USERS) - {"gate", "agent", "driver"}))
 async def test_a_phones_digests_are_read_by_few(role: str, fleets: dict[str, Fleet]) -> None:
     with pytest.raises(NoPermissionError):
         await fleets[role].client.hgetall("pbx:{acl}:phones:eu")

@@ -92,7 +92,7 @@ async def world(tmp_path: Path, disk: Path) -> AsyncIterator[World]:
         fleet = Fleet(connect(config, "agent"), config.fleet)
         playing = Playing(config, fleet)
         await playing.join()
-        epoch = await fleet.lead("steward", "me", 60_000)
+        epoch = await fleet.lead("phones", "me", 60_000)
         assert epoch
         pbx = Pbx()
         tasks = [
@@ -170,7 +170,7 @@ async def test_an_emptied_redis_leaves_the_file_alone(world: World) -> None:
     await asyncio.sleep(1.5)
     assert world.file.read_bytes() == before
     await world.playing.join()
-    epoch = await world.playing.fleet.lead("steward", "me", 60_000)
+    epoch = await world.playing.fleet.lead("phones", "me", 60_000)
     assert epoch
     await world.phones.publish(epoch, "east", 4, phones(5))
     await world.until_told(4)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
-from deploy.grafana.dashboards import control, fleet, media, node
+from deploy.grafana.dashboards import control, fleet, media, node, vault
 
 FOLDER = Path(__file__).resolve().parents[1] / "json"
 
 
 def written() -> dict[str, str]:
     """File name to text, of every dashboard."""
-    made = [module.dashboard() for module in (fleet, node, media, control)]
+    made = [module.dashboard() for module in (fleet, node, media, vault, control)]
     return {
         f"{one.uid}.json": json.dumps(one, cls=JSONEncoder, indent=1, sort_keys=True) + "\n"
         for one in made

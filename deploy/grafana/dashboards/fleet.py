@@ -80,9 +80,11 @@ def dashboard() -> Dashboard:
             ),
             lines(
                 "Load",
-                "The fullest of calls, channels, arrivals and CPU, over the node's weight.",
+                "The fullest of calls, channels, arrivals and CPU, over the node's weight. A node "
+                "that comes back with calls on it is over 100 % until its share has grown.",
                 (f"max by (node) ({node('pbxctl_node_load_ratio')})", "{{node}}"),
                 unit="percentunit",
+                most=1.2,
             ),
             lines(
                 "Arrivals",

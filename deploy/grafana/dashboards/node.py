@@ -87,6 +87,14 @@ def dashboard() -> Dashboard:
                 unit="s",
             ),
             lines(
+                "Phones",
+                "Registered on the node; changes that its file does not have yet; 1 while that "
+                "file cannot be brought in step.",
+                (node("pbxctl_node_phones_registered"), "{{node}} registered"),
+                (node("pbxctl_node_phones_pending_changes"), "{{node}} pending"),
+                (node("pbxctl_node_phones_problem"), "{{node}} problem"),
+            ),
+            lines(
                 "Trouble on the link",
                 "Events that were dropped or not understood, refused logins and unanswered "
                 "questions, in the time shown.",

@@ -26,6 +26,7 @@ from controller.model import PhoneRegistered
 from controller.pbx import attestor_metrics, worker_metrics
 from controller.roles import driver as _driver  # noqa: F401  its imports add to the page
 from controller.roles import steward
+from controller.vault import metrics as vault_metrics
 from tests.gate_server import Playing, write_config
 from tests.redis_server import RedisServer
 
@@ -99,7 +100,7 @@ async def test_values_are_the_fleets(config: Config, playing: Playing) -> None:
 
 async def test_phones_are_counted_by_node(config: Config, playing: Playing) -> None:
     phones, fleet = FleetPhones(playing.fleet), playing.fleet
-    epoch = await fleet.lead("steward", "s", 60_000) or ""
+    epoch = await fleet.lead("phones", "s", 60_000) or ""
     await phones.publish(epoch, "east", 7, [])
     await phones.acknowledge("e1", NodePhones({"east": 7}))
     await phones.acknowledge("e2", NodePhones({"east": 4}, "No space left on device"))
@@ -155,6 +156,7 @@ async def test_the_gates_page(config: Config, playing: Playing) -> None:
         ("driver", worker_metrics.REGISTRY),
         ("steward", steward.REGISTRY),
         ("agent", answers.REGISTRY),
+        ("vault", vault_metrics.REGISTRY),
     ],
 )
 def test_the_other_roles_pages(role: str, registry: CollectorRegistry) -> None:

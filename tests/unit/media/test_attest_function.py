@@ -88,7 +88,7 @@ async def test_a_call_without_legs_and_hostile_names(fleet: Fleet) -> None:
 async def test_lenient_phones_are_told_by_name_alone(fleet: Fleet) -> None:
     phones = FleetPhones(fleet)
     assert await phones.lenient(["east"]) == frozenset()
-    epoch = await fleet.lead("steward", "me", 60_000)
+    epoch = await fleet.lead("phones", "me", 60_000)
     assert epoch is not None
     added = [PublishedPhone(n, "", p, "m", "s") for n, p in (("1", REQUIRE), ("2", PREFER))]
     await phones.publish(epoch, "east", 1, added)

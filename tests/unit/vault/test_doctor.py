@@ -1,0 +1,47 @@
+"""What the doctor says of a vault: each finding that is not well names its fix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from controller.config_vault import VaultConfig
+from controller.doctor.finding import Level
+from controller.doctor.vault import check_vault, judge_folder, judge_keys, judge_room
+from tests.unit.vault.test_life_cycle import config_in
+from tests.vault_server import VaultServer
+
+
+def test_a_vault_that_runs_is_well(tmp_path: Path) -> None:
+    with VaultServer(tmp_path) as vault:
+        (vault.config.vault_path).chmod(0o700)
+        found = {f.check: f for f in check_vault(vault.config)}
+        assert {name: f.level for name, f in found.items() if name != "room"} == dict.fromkeys(
+            ("keys", "secret", "folder", "ingest", "listen"), Level.OK
+        )
+
+
+def test_one_that_does_not_is_told(tmp_path: Path) -> None:
+    config = config_in(tmp_path)
+    (config.vault_path / "intake").mkdir(parents=True)
+    (config.vault_path / "intake" / "x.bad").touch()
+    config.vault_path.chmod(0o755)
+    (tmp_path / "pw").chmod(0o644)
+    found = {f.check: f for f in check_vault(config)}
+    for check in ("secret", "folder", "ingest", "listen", "intake"):
+        assert found[check].level is Level.FAIL, check
+        assert found[check].fix
+    assert check_vault(msgspec.structs.replace(config, vault=None)) == []
+
+
+@pytest.mark.parametrize(("free", "level"), [(500, Level.OK), (99, Level.WARN), (9, Level.FAIL)])
+def test_room(free: int, level: Level) -> None:
+    assert judge_room(free, 1000, 10).level is level
+
+
+def test_keys_and_folder() -> None:
+    assert judge_keys(VaultConfig()).level is Level.FAIL
+    assert judge_keys(VaultConfig(duties="ingest")).level is Level.OK
+    assert judge_folder(Path("/x"), None).level is Level.WARN
