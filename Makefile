@@ -21,6 +21,7 @@ lint: setup
 	@ruff check .
 	@ruff format --check .
 	@$(PYTHON) -m mypy
+	@$(PYTHON) -m mypy docker/pbxctl/hand_out.py docker/pbxctl/answers.py
 
 # One benchmark: make bench NAME=placement
 bench: setup
