@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTEST_ARGS ?=
 
-.PHONY: setup demo test lint bench lock dashboards pictures
+.PHONY: setup demo test lint bench lock dashboards pages pictures screens
 
 setup:
 	@tests/lab/setup.sh
@@ -21,6 +21,7 @@ lint: setup
 	@ruff check .
 	@ruff format --check .
 	@$(PYTHON) -m mypy
+	@$(PYTHON) -m mypy docker/pbxctl/hand_out.py docker/pbxctl/answers.py
 
 # One benchmark: make bench NAME=placement
 bench: setup
@@ -29,6 +30,14 @@ bench: setup
 # Writes deploy/grafana/json from deploy/grafana/dashboards.
 dashboards: setup
 	@$(PYTHON) -m deploy.grafana.dashboards
+
+# Writes docs/api.md and the man page from the code.
+pages: setup
+	@$(PYTHON) -m deploy.pages
+
+# Runs a fleet and keeps what the commands print in docs/screens.
+screens: setup
+	@unshare --uts sh -c "hostname control-1 && exec $(PYTHON) -m tests.lab.screens"
 
 # Runs a fleet for a minute and draws docs/pictures from what Prometheus saw of it.
 pictures: setup

@@ -144,8 +144,11 @@ def load(path: Path) -> Config:
     return parse(text, file)
 
 
-def parse(text: str, file: str) -> Config:
-    """As `load`, from a text; `file` is for messages and relative paths."""
+def parse(text: str, file: str, *, secrets_there: bool = True) -> Config:
+    """As `load`, from a text; `file` is for messages and relative paths.
+
+    secrets_there: False for who makes the secrets that the file names.
+    """
     doc = _Document(text, file)
     if not isinstance(doc.value, dict):
         raise doc.error((), "the file must be a mapping with fleet, regions and nodes")
@@ -160,6 +163,8 @@ def parse(text: str, file: str) -> Config:
         shell, nodes=nodes, regions=regions, edges=edges, source=str(Path(file).absolute())
     )
     _cross_check(doc, config)
+    if secrets_there:
+        _check_secrets(doc, config)
     return config
 
 
@@ -172,13 +177,6 @@ def _cross_check(doc: _Document, config: Config) -> None:
             _known_region(doc, config, member.region, (section, name, "region"))
     _check_addresses(doc, config)
     _check_numbers(doc, config)
-    for name, node in config.nodes.items():
-        if not config.path(node.password_file).is_file():
-            raise doc.error(
-                ("nodes", name, "password_file"),
-                f"secret is missing: {config.path(node.password_file)}",
-                hint="write the node's control password into that file, one line, mode 0600",
-            )
     if config.gate.listen != "unix":
         _address(doc, config.gate.listen, ("gate", "listen"))
     if config.vault:
@@ -187,6 +185,16 @@ def _cross_check(doc: _Document, config: Config) -> None:
     _check_recordings(doc, config)
     _check_security(doc, config)
     _check_redis(doc, config)
+
+
+def _check_secrets(doc: _Document, config: Config) -> None:
+    for name, node in config.nodes.items():
+        if not config.path(node.password_file).is_file():
+            raise doc.error(
+                ("nodes", name, "password_file"),
+                f"secret is missing: {config.path(node.password_file)}",
+                hint="write the node's control password into that file, one line, mode 0600",
+            )
 
 
 def _known_region(doc: _Document, config: Config, name: str, path: tuple[str, ...]) -> None:

@@ -17,10 +17,14 @@ COLUMNS: tuple[Column[Alarm], ...] = (
     Column("KIND", lambda a: a.kind),
     Column("NODE", lambda a: a.node),
     Column("CALL", lambda a: a.call, rank=1),
-    Column("REASON", lambda a: a.reason),
+    Column("REASON", lambda a: a.reason, fold_to=24),
 )
 
 
+@options.examples(
+    "pbxctl alarms",
+    "pbxctl alarms --limit 10 -w 5",
+)
 @click.command()
 @options.reading
 @click.option(

@@ -61,11 +61,19 @@ def columns(now_ms: int) -> tuple[Column[CallView], ...]:
     )
 
 
+@options.examples(
+    "pbxctl calls list",
+    "pbxctl calls why 5a0ad9c1@198.51.100.7",
+)
 @click.group(cls=options.Nouns)
 def calls() -> None:
     """The fleet's calls."""
 
 
+@options.examples(
+    "pbxctl calls list --node pbx1",
+    "pbxctl calls list -w 1",
+)
 @calls.command("list")
 @options.reading
 @click.option("--node", default="", help="Only calls of this node.", shell_complete=node_names)
@@ -95,6 +103,7 @@ def list_(session: Session, node: str, limit: int) -> None:
     output.repeat(session, once)
 
 
+@options.examples("pbxctl calls show 5a0ad9c1@198.51.100.7")
 @calls.command()
 @options.reading
 @click.argument("call_id", metavar="ID", shell_complete=call_keys)
@@ -142,6 +151,7 @@ def stamp(ms: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ms / 1000)) + f".{ms % 1000:03d}"
 
 
+@options.examples("pbxctl calls why 5a0ad9c1@198.51.100.7")
 @calls.command()
 @options.printing
 @click.argument("call_id", metavar="ID", shell_complete=call_keys)
@@ -158,6 +168,10 @@ def why(session: Session, call_id: str) -> None:
         output.say(session, told.words)
 
 
+@options.examples(
+    "pbxctl calls hangup 5a0ad9c1@198.51.100.7",
+    "pbxctl calls hangup 5a0ad9c1@198.51.100.7 --cause 41 --yes",
+)
 @calls.command()
 @options.changing
 @click.argument("call_id", metavar="ID", shell_complete=call_keys)
@@ -178,6 +192,7 @@ def hangup(session: Session, call_id: str, cause: int) -> None:
     _report(session, done, f"the call on {done.node}", "hung up")
 
 
+@options.examples("pbxctl calls originate --to 0301234567 --from 4001")
 @calls.command()
 @options.changing
 @click.option("--to", required=True, metavar="NUMBER", help="The number to ring.")

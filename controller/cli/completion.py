@@ -6,6 +6,7 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from controller.api.shapes import Calls, Nodes
+from controller.cli import options
 from controller.cli.session import Session
 from controller.errors import PbxctlError
 
@@ -39,14 +40,12 @@ def call_keys(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[C
     return [CompletionItem(c.key, help=c.node) for c in seen if c.key.startswith(incomplete)]
 
 
+@options.examples("pbxctl completion bash > /etc/bash_completion.d/pbxctl")
 @click.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", metavar="bash|zsh|fish", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print the completion script of a shell.
-
-    For bash: pbxctl completion bash > /etc/bash_completion.d/pbxctl
-    """
+    """Print the completion script of a shell."""
     kind = get_completion_class(shell)
     root = ctx.find_root()
     if kind is None:

@@ -14,6 +14,10 @@ from controller.cli.session import Session
 from controller.errors import UsageError
 
 
+@options.examples(
+    "pbxctl context add lab --file ~/lab/pbxctl.yaml",
+    "pbxctl context use lab",
+)
 @click.group(cls=options.Nouns)
 def context() -> None:
     """Which fleet the commands speak to."""
@@ -27,6 +31,7 @@ def _columns(current: str) -> tuple[Column[Context], ...]:
     )
 
 
+@options.examples("pbxctl context list")
 @context.command("list")
 @options.printing
 @click.pass_obj
@@ -43,6 +48,7 @@ def list_(session: Session) -> None:
     )
 
 
+@options.examples("pbxctl context use lab")
 @context.command()
 @options.plain
 @click.argument("name")
@@ -53,6 +59,10 @@ def use(name: str) -> None:
     contexts.write(msgspec.structs.replace(known, current=name))
 
 
+@options.examples(
+    "pbxctl context add lab --file ~/lab/pbxctl.yaml",
+    "pbxctl context add hq --gate https://192.0.2.1:8443 --cert al.pem --key al.key --ca ca.pem",
+)
 @context.command()
 @options.plain
 @click.argument("name")
@@ -80,6 +90,7 @@ def add(name: str, config: str, gate: str, cert: str, key: str, ca: str, vault: 
     contexts.write(contexts.Contexts(known.current or name, (*others, made)))
 
 
+@options.examples("pbxctl context remove lab")
 @context.command()
 @options.plain
 @click.argument("name")

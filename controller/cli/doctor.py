@@ -23,6 +23,10 @@ COLUMNS: tuple[Column[Finding], ...] = (
 )
 
 
+@options.examples(
+    "pbxctl doctor",
+    "pbxctl doctor --problems",
+)
 @click.command()
 @options.reading
 @click.option("--problems", is_flag=True, help="Only what is not well.")

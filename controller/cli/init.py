@@ -124,6 +124,11 @@ def config_text(fleet: str, nodes: tuple[First, ...], redis_url: str, state_dir:
     return text + f"\n# Sockets, the private Redis and what `pbxctl render` writes.\n{state_dir}\n"
 
 
+@options.examples(
+    "pbxctl init --fleet office --node pbx1=asterisk:192.0.2.10@east",
+    "pbxctl init --node a=asterisk:192.0.2.10@east --node f=freeswitch:192.0.2.11@west",
+    "pbxctl init --demo --into demo",
+)
 @click.command()
 @options.plain
 @click.option("--fleet", metavar="NAME", help="The fleet's name.")

@@ -15,7 +15,17 @@ from types import FrameType
 
 # ECMA-48 control sequences and the SS3 arrows of application mode; a bare Escape is a key alone.
 _KEY = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]|\x1bO[@-~]|[\s\S]")
-_NAMED = {b"\x1b[A": "up", b"\x1b[B": "down", b"\x1bOA": "up", b"\x1bOB": "down", b"\r": "enter"}
+_NAMED = {
+    b"\x1b[A": "up",
+    b"\x1b[B": "down",
+    b"\x1bOA": "up",
+    b"\x1bOB": "down",
+    b"\r": "enter",
+    b"\n": "enter",  # a terminal's ICRNL makes this of Enter
+    b"\x1b": "escape",
+    b"\x7f": "backspace",
+    b"\x08": "backspace",
+}
 
 
 def _stop(_: int, __: FrameType | None) -> None:
@@ -45,7 +55,7 @@ class Keys:
         self._typed = b""
 
     def next(self, within_s: float) -> str:
-        """The next key within so many seconds: a character, "up", "down", "enter", or ""."""
+        """The next key within so many seconds: a character, a name of _NAMED, or ""."""
         if not self._typed:
             ready, _, _ = select.select([self._fd], [], [], within_s)
             if not ready:

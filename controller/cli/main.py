@@ -40,6 +40,12 @@ PLACES = {
 }
 
 
+@options.examples(
+    "pbxctl init --fleet office --node pbx1=asterisk:192.0.2.10@east",
+    "pbxctl doctor --problems",
+    "pbxctl top",
+    "pbxctl calls why 5a0ad9c1@198.51.100.7",
+)
 @click.group(
     cls=options.Nouns,
     places=PLACES,
@@ -73,10 +79,14 @@ def run(argv: list[str]) -> int:
         return error.exit_code
     except click.Abort:
         return _tell(session, argv, "Abort", "stopped: nothing was changed", "", 1)
+    except click.exceptions.NoArgsIsHelpError as error:  # `pbxctl nodes`, and no verb
+        if session.output != "json" and not _asks_json(argv):
+            sys.stderr.write(error.format_message() + "\n")
+            return 2
+        return _tell(session, argv, "UsageError", "a command is missing", _help(error), 2)
     except click.UsageError as error:
-        name = error.ctx.command_path if error.ctx else "pbxctl"
-        hint = f"{name} --help"
-        return _tell(session, argv, "UsageError", error.format_message(), hint, 2)
+        message = " ".join(error.format_message().split())
+        return _tell(session, argv, "UsageError", message, _help(error), 2)
     except click.ClickException as error:
         return _tell(session, argv, type(error).__name__, error.format_message(), "", 1)
     except KeyboardInterrupt:
@@ -90,6 +100,10 @@ def run(argv: list[str]) -> int:
         logging.getLogger(__name__).debug("defect", exc_info=error)
         hint = "run it again with -v and report what it prints"
         return _tell(session, argv, "Defect", f"{type(error).__name__}: {error}", hint, 1)
+
+
+def _help(error: click.UsageError) -> str:
+    return f"{error.ctx.command_path if error.ctx else 'pbxctl'} --help"
 
 
 def _tell(

@@ -49,15 +49,24 @@ COLUMNS: tuple[Column[NodeView], ...] = (
     Column("ADDRESS", lambda n: n.address, wide=True),
     Column("PBX", lambda n: f"{n.kind} {n.version}".strip(), wide=True),
     Column("DRIVER", lambda n: n.driver, wide=True),
-    Column("REASON", lambda n: n.problem or n.reason, rank=2),
+    Column("REASON", lambda n: n.problem or n.reason, rank=2, fold_to=24),
 )
 
 
+@options.examples(
+    "pbxctl nodes list -w 2",
+    "pbxctl nodes drain pbx1",
+)
 @click.group(cls=options.Nouns)
 def nodes() -> None:
     """The PBX nodes of the fleet."""
 
 
+@options.examples(
+    "pbxctl nodes list",
+    "pbxctl nodes list --region east --state down",
+    "pbxctl nodes list -o name",
+)
 @nodes.command("list")
 @options.reading
 @click.option("--region", help="Only nodes of this region.")
@@ -82,6 +91,7 @@ def list_(session: Session, region: str | None, state: str | None) -> None:
     output.repeat(session, once)
 
 
+@options.examples("pbxctl nodes show pbx1")
 @nodes.command()
 @options.reading
 @click.argument("name", shell_complete=node_names)
@@ -130,7 +140,9 @@ def _command(verb: str, question: str, text: str) -> None:
     def command(session: Session, names: tuple[str, ...]) -> None:
         _act(session, names, verb, question)
 
-    nodes.command(verb, help=text)(command)
+    options.examples(f"pbxctl nodes {verb} pbx1", f"pbxctl nodes {verb} pbx1 pbx2 --yes -o json")(
+        nodes.command(verb, help=text)(command)
+    )
 
 
 _command("drain", "Send no new call to", "No new call; those that are up stay until they end.")

@@ -15,6 +15,7 @@ from controller.cli.session import FORMATS, Session
 from controller.cli.suggest import nearest
 
 F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C", bound=click.Command)
 
 
 def _kept(ctx: click.Context, param: click.Parameter, value: object) -> None:
@@ -93,6 +94,17 @@ vault_reading = _all(_output, _watch, _as, *_base)
 vault_changing = _all(_output, _yes, _dry_run, _as, *_base)
 
 
+def examples(*lines: str) -> Callable[[C], C]:
+    """Command lines that stand at the end of a command's help and in the man page."""
+
+    def under(command: C) -> C:
+        # \b keeps click from joining the lines into a paragraph.
+        command.epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+        return command
+
+    return under
+
+
 class Nouns(click.Group):
     """A group whose commands are imported when used: `pbxctl nodes` never loads the rest."""
 
@@ -101,7 +113,8 @@ class Nouns(click.Group):
         self._places = places or {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*self._places, *sorted(self.commands)]
+        # The first group has the order of a fleet's life; a noun's verbs are looked up.
+        return list(self._places) if not self.commands else sorted([*self._places, *self.commands])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if place := self._places.get(cmd_name):

@@ -28,6 +28,7 @@ class Column(Generic[T]):
     """rank: columns of the highest rank leave first when the terminal is narrow; 0 never leaves.
 
     wide: only under -o wide. style: a rich style, or a function of the row that gives one.
+    fold_to: of the last column: the width that it is content with, over several lines.
     """
 
     title: str
@@ -36,6 +37,7 @@ class Column(Generic[T]):
     wide: bool = False
     right: bool = False
     style: Callable[[T], str] | str = ""
+    fold_to: int = 0
 
 
 def as_data(value: object) -> Any:
@@ -130,8 +132,12 @@ def fitting(
     """Those columns that fit, the ones of highest rank left out first, the later first."""
     kept = list(columns)
 
+    def size(column: Column[T]) -> int:
+        longest = max(map(len, [column.title, *cells[column.title]]))
+        return min(longest, column.fold_to) if column.fold_to else longest
+
     def needed() -> int:
-        return sum(max(map(len, [c.title, *cells[c.title]])) + 2 for c in kept) - 2
+        return sum(size(c) + 2 for c in kept) - 2
 
     while needed() > width and any(c.rank for c in kept):
         worst = max(range(len(kept)), key=lambda i: (kept[i].rank, i))
@@ -188,5 +194,7 @@ def facts(session: Session, value: object, name: str) -> None:
         width = max(map(len, data))
         for key, field in data.items():
             shown = ", ".join(map(str, field)) if isinstance(field, list) else field
+            if isinstance(shown, float) and shown != -1:
+                shown = f"{shown:.2f}".rstrip("0").rstrip(".")
             sys.stdout.write(f"{key:<{width}}  {plain('-' if shown in ('', -1) else shown)}\n")
         sys.stdout.flush()

@@ -58,11 +58,19 @@ COLUMNS: tuple[Column[PhoneView], ...] = (
 )
 
 
+@options.examples(
+    "pbxctl phones add 201 --display 'Anna Bauer'",
+    "pbxctl phones list",
+)
 @click.group(cls=options.Nouns)
 def phones() -> None:
     """The phones of the fleet: credentials, and where each is registered."""
 
 
+@options.examples(
+    "pbxctl phones list",
+    "pbxctl phones list --pending -w 2",
+)
 @phones.command("list")
 @options.reading
 @click.option("--region", help="Only phones of this region.")
@@ -88,6 +96,7 @@ def list_(session: Session, region: str | None, pending: bool) -> None:
     output.repeat(session, once)
 
 
+@options.examples("pbxctl phones show 201")
 @phones.command()
 @options.reading
 @click.argument("name")
@@ -121,6 +130,10 @@ _qr = click.option(
 )
 
 
+@options.examples(
+    "pbxctl phones add 201 --display 'Anna Bauer' --qr 201.png",
+    "pbxctl phones add 202 --region west --into phone-202/",
+)
 @phones.command()
 @options.changing
 @click.argument("name")
@@ -159,6 +172,7 @@ def add(
     _print(session, made, into, qr)
 
 
+@options.examples("pbxctl phones rotate 201 --qr 201.png")
 @phones.command()
 @options.changing
 @click.argument("name")
@@ -176,6 +190,7 @@ def rotate(session: Session, name: str, into: Path | None, qr: Path | None) -> N
     _print(session, made, into, qr)
 
 
+@options.examples("pbxctl phones remove 201 202")
 @phones.command()
 @options.changing
 @click.argument("names", nargs=-1, required=True)
@@ -197,6 +212,7 @@ def remove(session: Session, names: tuple[str, ...]) -> None:
         click.echo("\n".join(view.name for view in done))
 
 
+@options.examples("pbxctl phones dns --region west")
 @phones.command()
 @options.printing
 @click.option("--region", default="", help="Of its phones (default: the config's first).")

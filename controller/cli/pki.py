@@ -19,6 +19,10 @@ from controller.pki.wanted import wanted
 DAY_S = 86_400
 
 
+@options.examples(
+    "pbxctl pki list",
+    "pbxctl pki issue alice --role operator --role auditor",
+)
 @click.group(cls=options.Nouns)
 def pki() -> None:
     """The fleet's authorities and certificates."""
@@ -38,6 +42,10 @@ COLUMNS: tuple[Column[Kept], ...] = (
 )
 
 
+@options.examples(
+    "pbxctl pki list",
+    "pbxctl pki list -o json",
+)
 @pki.command("list")
 @options.printing
 @click.pass_obj
@@ -61,6 +69,10 @@ def list_(session: Session) -> None:
     )  # fmt: skip
 
 
+@options.examples(
+    "pbxctl pki issue alice",
+    "pbxctl pki issue bob --role auditor",
+)
 @pki.command()
 @options.changing
 @click.argument("name")
@@ -98,6 +110,10 @@ def _next(store: Store, name: str, gate: str) -> str:
     )
 
 
+@options.examples(
+    "pbxctl pki renew",
+    "pbxctl pki renew sip/pbx1",
+)
 @pki.command()
 @options.changing
 @click.argument("names", nargs=-1, metavar="[NAME]...")
@@ -123,6 +139,7 @@ def renew(session: Session, names: tuple[str, ...]) -> None:
         output.note(session, "nothing is due")
 
 
+@options.examples("pbxctl pki revoke alice")
 @pki.command()
 @options.changing
 @click.argument("name")
@@ -136,6 +153,7 @@ def revoke(session: Session, name: str) -> None:
         output.say(session, [f"people/{name} is revoked; the gate refuses it within seconds."])
 
 
+@options.examples("pbxctl pki request pbx1 -f pbx1.request")
 @pki.command()
 @options.changing
 @click.argument("machine", metavar="NODE")
@@ -156,6 +174,7 @@ def request(session: Session, machine: str, path: Path) -> None:
                          f"-f {machine}.signed"])  # fmt: skip
 
 
+@options.examples("pbxctl pki sign pbx1.request -f pbx1.signed")
 @pki.command("sign")
 @options.changing
 @click.argument("requested", type=click.Path(path_type=Path), metavar="REQUEST")
@@ -178,6 +197,7 @@ def sign(session: Session, requested: Path, path: Path) -> None:
     output.say(session, [f"Next, on the node: pbxctl pki accept {path.name}"])
 
 
+@options.examples("pbxctl pki accept pbx1.signed")
 @pki.command()
 @options.changing
 @click.argument("signed", type=click.Path(path_type=Path), metavar="SIGNED")

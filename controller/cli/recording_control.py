@@ -20,6 +20,7 @@ _DONE = {
 _call = click.argument("call_id", metavar="CALL", shell_complete=call_keys)
 
 
+@options.examples("pbxctl recordings start 5a0ad9c1@198.51.100.7 --reason 'ticket 4711'")
 @click.command()
 @options.changing
 @_call
@@ -31,6 +32,7 @@ def start(session: Session, call_id: str, reason: str) -> None:
     _ask(session, call_id, RecordingAsk(dry_run=session.dry_run, verb="start", reason=reason))
 
 
+@options.examples("pbxctl recordings stop 5a0ad9c1@198.51.100.7")
 @click.command()
 @options.changing
 @_call
@@ -41,6 +43,7 @@ def stop(session: Session, call_id: str) -> None:
     _ask(session, call_id, RecordingAsk(dry_run=session.dry_run, verb="stop"))
 
 
+@options.examples("pbxctl recordings pause 5a0ad9c1@198.51.100.7")
 @click.command()
 @options.changing
 @_call
@@ -50,6 +53,7 @@ def pause(session: Session, call_id: str) -> None:
     _ask(session, call_id, RecordingAsk(dry_run=session.dry_run, verb="pause"))
 
 
+@options.examples("pbxctl recordings resume 5a0ad9c1@198.51.100.7")
 @click.command()
 @options.changing
 @_call

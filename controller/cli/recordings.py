@@ -60,6 +60,10 @@ COLUMNS: tuple[Column[RecordingView], ...] = (
 )
 
 
+@options.examples(
+    "pbxctl recordings list --since 2h",
+    "pbxctl recordings export 7c9e6679f3d14b1e8a52d0c4b7e1a935 --into /tmp",
+)
 @click.group(
     cls=options.Nouns,
     places={
@@ -75,6 +79,10 @@ def recordings() -> None:
     """Recordings in the vault: found, heard, verified, held, erased."""
 
 
+@options.examples(
+    "pbxctl recordings list --since 2h --node pbx1",
+    "pbxctl recordings list --number +4930123456 -o json",
+)
 @recordings.command("list")
 @options.vault_reading
 @click.option("--call", default="", metavar="ID", help="Of this call.")
@@ -137,6 +145,7 @@ def list_(
     output.repeat(session, once)
 
 
+@options.examples("pbxctl recordings show 7c9e6679f3d14b1e8a52d0c4b7e1a935 --peaks")
 @recordings.command()
 @options.vault_reading
 @click.argument("recording")
@@ -177,6 +186,10 @@ def _draw(session: Session, recording: str) -> None:
     output.say(session, drawn(found.peaks, found.length_ms))
 
 
+@options.examples(
+    "pbxctl recordings verify 7c9e6679f3d14b1e8a52d0c4b7e1a935",
+    "pbxctl recordings list -o name | xargs pbxctl recordings verify",
+)
 @recordings.command()
 @options.vault_reading
 @click.argument("names", nargs=-1, required=True, metavar="RECORDING...")
@@ -202,6 +215,10 @@ VERIFIED: tuple[Column[Verified], ...] = (
 )  # fmt: skip
 
 
+@options.examples(
+    "pbxctl recordings hold 7c9e6679f3d14b1e8a52d0c4b7e1a935 --reason 'case 4711'",
+    "pbxctl recordings hold 7c9e6679f3d14b1e8a52d0c4b7e1a935 --lift",
+)
 @recordings.command()
 @options.vault_changing
 @click.argument("recording")
@@ -217,6 +234,9 @@ def hold(session: Session, recording: str, reason: str, lift: bool) -> None:
     _act(session, recording, "hold", HoldAsk(reason, lift, session.dry_run))
 
 
+@options.examples(
+    "pbxctl recordings erase 7c9e6679f3d14b1e8a52d0c4b7e1a935 --reason 'asked by the caller'"
+)
 @recordings.command()
 @options.vault_changing
 @click.argument("recording")
@@ -253,6 +273,7 @@ KEPT: tuple[Column[Kept], ...] = (
 )
 
 
+@options.examples("pbxctl recordings kept")
 @recordings.command()
 @options.vault_reading
 @click.pass_obj
@@ -282,6 +303,10 @@ READ: tuple[Column[Read], ...] = (
 )
 
 
+@options.examples(
+    "pbxctl recordings reads --who cert:alice",
+    "pbxctl recordings reads --recording 7c9e6679f3d14b1e8a52d0c4b7e1a935",
+)
 @recordings.command()
 @options.vault_reading
 @click.option("--recording", default="", metavar="ID", help="Only of this recording.")

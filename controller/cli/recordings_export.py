@@ -22,6 +22,10 @@ class Exported(msgspec.Struct, frozen=True):
     dry_run: bool
 
 
+@options.examples(
+    "pbxctl recordings export 7c9e6679f3d14b1e8a52d0c4b7e1a935 --into /tmp",
+    "pbxctl recordings export 7c9e6679f3d14b1e8a52d0c4b7e1a935 --from 1:30 --to 2:00 --opus",
+)
 @click.command()
 @options.vault_changing
 @click.argument("recording")

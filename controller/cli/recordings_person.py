@@ -20,6 +20,10 @@ INDEX = "recordings.json"
 READABLE = ("growing", "complete", "partial")
 
 
+@options.examples(
+    "pbxctl recordings person +4930123456",
+    "pbxctl recordings person +4930123456 --export person/",
+)
 @click.command()
 @options.vault_changing
 @click.argument("number")

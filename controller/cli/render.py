@@ -21,6 +21,11 @@ def _names(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[Comp
     return [CompletionItem(name) for name in known if name.startswith(incomplete)]
 
 
+@options.examples(
+    "pbxctl render pbx1",
+    "pbxctl render pbx1 --into /etc/asterisk",
+    "pbxctl render pbx1 --dry-run",
+)
 @click.command()
 @options.changing
 @click.argument("name", metavar="NODE", shell_complete=_names)

@@ -13,6 +13,10 @@ from controller.errors import Refused
 from controller.model import Priority
 
 
+@options.examples(
+    "pbxctl route 4001",
+    "pbxctl route --from 201 --region west 4001",
+)
 @click.command()
 @options.reading
 @click.argument("number")

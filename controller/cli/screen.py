@@ -3,75 +3,47 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from rich.console import Group
 from rich.text import Text
 
 from controller.api.shapes import FleetView
+from controller.cli.history import Sample, spark
 from controller.cli.nodes import STATE_STYLE, percent, silence
 from controller.cli.output import Column, fitting
+from controller.cli.steering import Steering
 from controller.cli.text import plain
 from controller.fleet.state import NodeView
 from controller.model import NodeState
 
-SORTS = ("name", "load", "calls", "arrivals", "region")
-_ORDER: dict[str, Callable[[NodeView], Any]] = {
-    "name": lambda n: n.name,
-    "load": lambda n: (-n.load, n.name),
-    "calls": lambda n: (-(n.calls + n.reserved), n.name),
-    "arrivals": lambda n: (-n.arrivals_per_s, n.name),
-    "region": lambda n: (n.region, n.name),
-}
 BAR_MIN, BAR_MAX = 6, 24
-REASON_MAX = 24  # what of a reason keeps its place beside the other columns
-LOW_LINES = 12
+#: what of a reason keeps its place beside the other columns, in a narrow terminal and a wide one
+REASON_NARROW, REASON_WIDE, WIDE = 24, 36, 100
+LOW_LINES = 14
+#: blocks of a node's own line of load
+TREND = 10
+LABEL, TOLD = 9, 22
+ARROWS = "arrows select  "
 STALE_AFTER_S = 3.0
 
 
 @dataclass(frozen=True)
 class View:
-    """fleet: the last picture; read_s: when, by the monotonic clock; error: why there is no new."""
+    """fleet: the last picture; read_s: when, by the monotonic clock; error: why there is no new.
+
+    past: the readings so far, the latest last.
+    """
 
     fleet: FleetView | None = None
-    rates: dict[str, float] = field(default_factory=dict)
+    past: tuple[Sample, ...] = ()
     error: str = ""
     read_s: float = 0.0
 
-
-def rates(before: FleetView, now: FleetView) -> dict[str, float]:
-    """Per second, from two pictures: place, spill, reject. Empty while that cannot be told."""
-    span_s = (now.now_ms - before.now_ms) / 1000
-    if span_s <= 0:
-        return {}
-    out = {}
-    for kind in ("place", "spill", "reject"):
-        grown = _total(now, kind) - _total(before, kind)
-        if grown < 0:  # Redis lost its data in between
-            return {}
-        out[kind] = grown / span_s
-    return out
-
-
-def _total(fleet: FleetView, kind: str) -> int:
-    return sum(n for key, n in fleet.counters.items() if key.startswith(kind + ":"))
-
-
-def rows(fleet: FleetView | None, region: str, sort: str) -> list[NodeView]:
-    nodes = fleet.nodes if fleet else []
-    return sorted((n for n in nodes if region in ("", n.region)), key=_ORDER[sort])
-
-
-def picked(shown: Sequence[NodeView], selected: str, step: int) -> str:
-    """The node selected after a step; the first one when the selected one is not shown."""
-    names = [n.name for n in shown]
-    if not names:
-        return ""
-    if selected not in names:
-        return names[0]
-    return names[max(0, min(len(names) - 1, names.index(selected) + step))]
+    @property
+    def rates(self) -> Mapping[str, float]:
+        return self.past[-1].per_s if self.past else {}
 
 
 def bar(node: NodeView, width: int) -> Text:
@@ -91,53 +63,53 @@ def bar(node: NodeView, width: int) -> Text:
     )
 
 
-_COLUMNS: tuple[Column[NodeView], ...] = (
-    Column("NODE", lambda n: n.name[:24]),
-    Column("REGION", lambda n: n.region[:12], rank=4),
-    Column("STATE", lambda n: n.state.value, style=lambda n: STATE_STYLE[n.state]),
-    Column("LOAD", lambda n: percent(n.load), right=True, rank=1),
-    Column("CALLS", lambda n: f"{n.calls}+{n.reserved}/{n.calls_max or '-'}", right=True),
-    Column("ARR/S", lambda n: f"{n.arrivals_per_s:.1f}", right=True, rank=3),
-    Column("CPU", lambda n: percent(n.cpu), right=True, rank=2),
-    Column("SILENT", silence, right=True, rank=5),
-)
+def _columns(past: Sequence[Sample]) -> tuple[Column[NodeView], ...]:
+    def trend(node: NodeView) -> str:
+        return spark([s.loads.get(node.name) for s in past], TREND, 1.0)
+
+    return (
+        Column("NODE", lambda n: n.name[:24]),
+        Column("REGION", lambda n: n.region[:12], rank=4),
+        Column("STATE", lambda n: n.state.value, style=lambda n: STATE_STYLE[n.state]),
+        Column("LOAD", lambda n: percent(n.load), right=True, rank=1),
+        Column("TREND", trend, rank=6),
+        Column("CALLS", lambda n: f"{n.calls}+{n.reserved}/{n.calls_max or '-'}", right=True),
+        Column("ARR/S", lambda n: f"{n.arrivals_per_s:.1f}", right=True, rank=3),
+        Column("CPU", lambda n: percent(n.cpu), right=True, rank=2),
+        Column("SILENT", silence, right=True, rank=5),
+    )
 
 
 def draw(
-    view: View,
-    shown: Sequence[NodeView],
-    selected: str,
-    region: str,
-    sort: str,
-    remark: str,
-    width: int,
-    height: int,
+    view: View, shown: Sequence[NodeView], steering: Steering, width: int, height: int
 ) -> Group:
     """The whole screen, never higher or wider than told."""
     # A low terminal has room for the first line of the head alone.
-    lines = _head(view, region, sort)
-    lines = lines[:1] if height < LOW_LINES else [*lines, Text("")]
-    lines += _table(shown, selected, width, max(2, height - len(lines) - 1))
+    lines = _head(view, steering, width)
+    if height < LOW_LINES:
+        lines = lines[:1]
+    else:
+        if len(lines) + len(shown) + 8 <= height:
+            lines += _regions(view)
+        lines.append(Text(""))
+    lines += _table(view.past, shown, steering.selected, width, max(2, height - len(lines) - 1))
     lines += [Text("")] * (height - 1 - len(lines))
-    foot = remark or "arrows select  d drain  u resume  s sort  r region  q quit"
-    lines = [*lines[: height - 1], Text(plain(foot), style="reverse" if remark else "dim")]
+    keys = "d drain  u resume  s sort  r region  / filter  q quit"
+    if width >= len(keys) + len(ARROWS):
+        keys = ARROWS + keys
+    foot = Text(plain(steering.foot or keys), style="reverse" if steering.foot else "dim")
+    lines = [*lines[: height - 1], foot]
     for line in lines:
         line.truncate(width, overflow="ellipsis")
         line.no_wrap = True
     return Group(*lines)
 
 
-def _head(view: View, region: str, sort: str) -> list[Text]:
+def _head(view: View, steering: Steering, width: int) -> list[Text]:
     fleet = view.fleet
     if fleet is None:
         return [Text(f"no answer yet {plain(view.error)}", style="red")]
     states = {s: sum(n.state is s for n in fleet.nodes) for s in NodeState}
-    calls = sum(n.calls for n in fleet.nodes)
-    reserved = sum(n.reserved for n in fleet.nodes)
-    limit = sum(
-        n.calls_max for n in fleet.nodes if n.state in (NodeState.ACTIVE, NodeState.JOINING)
-    )
-    arrivals = sum(n.arrivals_per_s for n in fleet.nodes)
     first = Text.assemble(
         (plain(fleet.fleet), "bold"),
         f"  {len(fleet.nodes)} nodes: ",
@@ -146,36 +118,76 @@ def _head(view: View, region: str, sort: str) -> list[Text]:
     age_s = time.monotonic() - view.read_s
     if view.error or age_s > STALE_AFTER_S:
         first.append(f"  {age_s:.0f} s old: {plain(view.error)}", style="bold red")
-    free = f"{calls + reserved} of {limit} calls" + (f", {reserved} reserved" if reserved else "")
-    per = {k: f"{v:.1f}" for k, v in view.rates.items()} or dict.fromkeys(_KINDS, "-")
-    second = Text(f"{free}  arrivals {arrivals:.1f}/s")
-    third = Text.assemble(
-        f"placed {per['place']}/s  spilled {per['spill']}/s  ",
-        (
-            f"rejected {per['reject']}/s",
-            "bold red" if view.rates.get("reject") else "",
-        ),
-        f"  (totals {_total(fleet, 'place')}, {_total(fleet, 'spill')}, {_total(fleet, 'reject')})",
-    )
+    room = max(0, width - LABEL - TOLD)
+    told, _ = _calls(fleet.nodes)
+    lines = [_line("calls", told, [sum(s.calls.values()) for s in view.past], room)]
+    for label, kind in (("placed", "place"), ("spilled", "spill"), ("refused", "reject")):
+        rate = view.rates.get(kind)
+        told = f"{'-' if rate is None else f'{rate:.1f}'}/s, in all {_total(fleet, kind)}"
+        style = "bold red" if kind == "reject" and rate else ""
+        lines.append(_line(label, told, [s.per_s.get(kind) for s in view.past], room, style))
     drivers = ", ".join(fleet.drivers)
-    fourth = Text.assemble(
-        ("leader ", "dim"),
-        (plain(fleet.leader), "") if fleet.leader else ("none", "red"),
+    led = Text.assemble(
+        ("leader   ", "dim"),
+        (plain(fleet.leader), "") if fleet.leader else ("none", "bold red"),
         ("  drivers ", "dim"),
         (f"{len(fleet.drivers)}: {plain(drivers)}", "") if drivers else ("none", "bold red"),
-        (f"  sort {sort}  region {region or 'all'}", "dim"),
     )
-    return [first, second, third, fourth]
+    shows = f"sort {steering.sort}  region {plain(steering.region) or 'all'}"
+    if steering.search:
+        shows += f"  filter {plain(steering.search)}"
+    return [first, *lines, led, Text(f"shown    {shows}", style="dim")]
 
 
-_KINDS = ("place", "spill", "reject")
+def _line(
+    label: str, told: str, values: Sequence[float | None], room: int, style: str = ""
+) -> Text:
+    return Text.assemble(
+        (label.ljust(LABEL), "dim"), (told.ljust(TOLD), style), (spark(values, room), "cyan")
+    )
 
 
-def _table(shown: Sequence[NodeView], selected: str, width: int, room: int) -> list[Text]:
-    cells = {c.title: [plain(c.cell(n)) for n in shown] for c in _COLUMNS}
+def _calls(nodes: Sequence[NodeView]) -> tuple[str, int]:
+    """Calls on all, room on those that take calls; and how many those are."""
+    fit = [n for n in nodes if n.state in (NodeState.ACTIVE, NodeState.JOINING)]
+    room = sum(max(0, n.calls_max - n.calls - n.reserved) for n in fit)
+    return f"{sum(n.calls + n.reserved for n in nodes)}, room for {room}", len(fit)
+
+
+def _regions(view: View) -> list[Text]:
+    """A line a region: its calls and room, what was placed in it, what came from others."""
+    nodes = view.fleet.nodes if view.fleet else []
+    names = sorted({n.region for n in nodes})
+    if len(names) < 2:
+        return []
+    size = min(24, max(map(len, names)))
+    lines = []
+    for name in names:
+        of = [n for n in nodes if n.region == name]
+        told, fit = _calls(of)
+        own, others = (f"{view.rates.get(f'{k}:{name}', 0.0):.1f}/s" for k in ("place", "spill"))
+        lines.append(
+            Text.assemble(
+                (plain(name)[:size].ljust(size), "bold" if fit else "bold red"),
+                f"  {told}; {fit} of {len(of)} nodes take calls; {own} placed, {others} spilled",
+            )
+        )
+    return [Text(""), *lines]
+
+
+def _total(fleet: FleetView, kind: str) -> int:
+    return sum(n for key, n in fleet.counters.items() if key.startswith(kind + ":"))
+
+
+def _table(
+    past: Sequence[Sample], shown: Sequence[NodeView], selected: str, width: int, room: int
+) -> list[Text]:
+    every = _columns(past)
+    cells = {c.title: [plain(c.cell(n)) for n in shown] for c in every}
     reasons = [plain(n.problem or n.reason) for n in shown]
-    reason_width = min(REASON_MAX, max(map(len, reasons), default=0))
-    columns = fitting(_COLUMNS, cells, max(10, width - BAR_MIN - 2 - reason_width))
+    most = REASON_WIDE if width >= WIDE else REASON_NARROW
+    reason_width = min(most, max(map(len, reasons), default=0))
+    columns = fitting(every, cells, max(10, width - BAR_MIN - 2 - reason_width))
     sizes = [max(map(len, [c.title, *cells[c.title]])) for c in columns]
     used = sum(sizes) + 2 * len(sizes)
     bar_width = max(0, min(BAR_MAX, width - used - (reason_width + 2 if reason_width else 0)))
@@ -198,7 +210,7 @@ def _table(shown: Sequence[NodeView], selected: str, width: int, room: int) -> l
             line.stylize("reverse", 0, max(1, sizes[0]))
         lines.append(line)
     if not shown:
-        lines.append(Text("no nodes here", style="dim"))
+        lines.append(Text("no nodes here: Esc shows all", style="dim"))
     return lines
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import click
 
@@ -12,9 +13,11 @@ from controller.api.client import Gate
 from controller.api.shapes import Ask, FleetView, NodeAction, Nodes
 from controller.cli import nodes as nodes_cli
 from controller.cli import options, output
+from controller.cli.history import KEPT, Sample, sample
 from controller.cli.keys import Keys, raw_keys
-from controller.cli.screen import SORTS, View, draw, picked, rates, rows
+from controller.cli.screen import View, draw
 from controller.cli.session import Session
+from controller.cli.steering import SORTS, Steering, picked, press, rows
 from controller.errors import PbxctlError
 
 DEFAULT_INTERVAL_S = 1.0
@@ -36,14 +39,15 @@ class Reader:
 
     def _main(self) -> None:
         while not self._ended:
+            old = self.view
             try:
                 seen = self._gate.get(FleetView, "fleet")
-                before = self.view.fleet
-                self.view = View(seen, rates(before, seen) if before else {}, "", time.monotonic())
+                past = (*old.past, sample(old.fleet, seen))[-KEPT:]
+                self.view = View(seen, past, "", time.monotonic())
             except PbxctlError as error:
                 # The last picture stays on the screen, marked with its age.
-                old = self.view
-                self.view = View(old.fleet, old.rates, error.message, old.read_s)
+                past = (*old.past, Sample())[-KEPT:]
+                self.view = View(old.fleet, past, error.message, old.read_s)
             self._wake.wait(self._interval_s)
             self._wake.clear()
 
@@ -55,6 +59,11 @@ class Reader:
         self._wake.set()
 
 
+@options.examples(
+    "pbxctl top",
+    "pbxctl top --region east --sort load",
+    "pbxctl top -w 0.5",
+)
 @click.command()
 @options.reading
 @click.option("--region", default="", help="Begin with this region alone.")
@@ -65,7 +74,8 @@ class Reader:
 def top(session: Session, region: str, sort: str) -> None:
     """The fleet live: load, calls, states, placements and refusals per second.
 
-    Keys: arrows select, d drain, u resume, s sort, r region, q quit.
+    Keys: arrows select a node, d drain, u resume (both ask first), s sort, r next region,
+    / filter by name, state, kind or reason, Esc show all again, q quit.
     """
     gate = session.gate(ASK_WITHIN_S)
     interval_s = session.watch_s or DEFAULT_INTERVAL_S
@@ -77,7 +87,7 @@ def top(session: Session, region: str, sort: str) -> None:
     reader = Reader(gate, interval_s)
     try:
         with raw_keys() as keys:
-            _live(session, gate, reader, keys, region, sort)
+            _live(session, gate, reader, keys, Steering(region, sort))
     except KeyboardInterrupt:
         pass
     finally:
@@ -94,42 +104,29 @@ def _plain(session: Session, gate: Gate, interval_s: float, region: str) -> None
     output.repeat(session, once)
 
 
-def _live(session: Session, gate: Gate, reader: Reader, keys: Keys, region: str, sort: str) -> None:
+def _live(session: Session, gate: Gate, reader: Reader, keys: Keys, steering: Steering) -> None:
     from rich.live import Live
 
     console = output.console(session)
-    selected, asking, remark = "", "", ""
     with Live(console=console, screen=True, auto_refresh=False, transient=True) as live:
-        while True:
+        while not steering.ended:
             view = reader.view
-            shown = rows(view.fleet, region, sort)
-            selected = picked(shown, selected, 0)
-            prompt = f"{asking} {selected}? (y/n)" if asking else remark
+            shown = rows(view.fleet, steering)
+            if (
+                not steering.asking
+            ):  # a question stays with its node, also when that leaves the list
+                steering = replace(steering, selected=picked(shown, steering.selected, 0))
             size = console.size
-            live.update(
-                draw(view, shown, selected, region, sort, prompt, size.width, size.height),
-                refresh=True,
-            )
+            live.update(draw(view, shown, steering, size.width, size.height), refresh=True)
             key = keys.next(KEY_WAIT_S)
             if not key:
                 continue
-            if asking:
-                remark = _act(gate, selected, asking) if key == "y" else f"not {asking}ed"
-                asking = ""
+            known = {n.region for n in view.fleet.nodes} if view.fleet else set()
+            steering = press(steering, key, shown, sorted(known))
+            if steering.act:
+                remark = _act(gate, steering.selected, steering.act)
+                steering = replace(steering, act="", remark=remark)
                 reader.now()
-                continue
-            remark = ""
-            if key == "q":
-                return
-            if key in ("up", "down"):
-                selected = picked(shown, selected, 1 if key == "down" else -1)
-            elif key == "s":
-                sort = SORTS[(SORTS.index(sort) + 1) % len(SORTS)]
-            elif key == "r" and view.fleet:
-                known = ["", *sorted({n.region for n in view.fleet.nodes})]
-                region = known[(known.index(region) + 1) % len(known)] if region in known else ""
-            elif key in ("d", "u") and selected:
-                asking = "drain" if key == "d" else "resume"
 
 
 def _act(gate: Gate, name: str, verb: str) -> str:

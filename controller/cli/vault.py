@@ -15,11 +15,16 @@ CHECK_S = 86_400.0
 ROTATE_S = 3600.0
 
 
+@options.examples("pbxctl vault status")
 @click.group(cls=options.Nouns)
 def vault() -> None:
     """The vault: its keys, its store, what it has lost."""
 
 
+@options.examples(
+    "pbxctl vault status",
+    "pbxctl vault status --as alice -o json",
+)
 @vault.command()
 @options.vault_reading
 @click.pass_obj
@@ -60,6 +65,10 @@ def _facts(found: VaultStatus) -> list[tuple[str, str]]:
     ]
 
 
+@options.examples(
+    "pbxctl vault rotate --dry-run",
+    "pbxctl vault rotate --yes",
+)
 @vault.command()
 @options.vault_changing
 @click.option(
@@ -84,6 +93,7 @@ def rotate(session: Session, pair: bool) -> None:
         output.note(session, f"{done.changed} of {done.slots} key slots are wrapped anew{to}")
 
 
+@options.examples("pbxctl vault check")
 @vault.command()
 @options.vault_reading
 @click.pass_obj

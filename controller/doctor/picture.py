@@ -207,7 +207,8 @@ async def _settings(client: redis.Redis, config: Config) -> list[Finding]:
         fix = "check by hand: noeviction, appendonly, bind, requirepass"
         return [*found, warn("redis", "settings", "CONFIG GET is not allowed to us", fix)]
     settings = {_text(key): _text(value) for key, value in raw.items()}
-    has_password = bool(settings.pop("requirepass", "")) or bool(config.redis.password_file)
+    ours = config.redis
+    has_password = bool(settings.pop("requirepass", "") or ours.password_file or ours.users)
     return [
         *found,
         judge_memory(settings),

@@ -22,6 +22,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import os
 import secrets
 import ssl
 from collections.abc import Callable, Mapping
@@ -180,7 +181,9 @@ class Link(Manager):  # type: ignore[misc]
         except TimeoutError:
             failure = DeadlineExceeded(f"no login within {CONNECT_DEADLINE_S} s")
         except OSError as error:
-            failure = LinkLost(f"cannot connect: {error}")
+            # asyncio's own words repeat address and port; those of OpenSSL have an errno of theirs.
+            refused = isinstance(error, ConnectionError) and error.errno
+            failure = LinkLost(f"cannot connect: {os.strerror(refused) if refused else error}")
         except PbxctlError as error:
             # A violation closes the link first, and the login then only sees that it is closed.
             failure = self.error if isinstance(self.error, ProtocolViolation) else error

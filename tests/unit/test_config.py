@@ -147,6 +147,13 @@ def test_each_mistake_names_its_place(
     assert error.exit_code == 2
 
 
+def test_who_makes_the_secrets_reads_the_file_without_them(folder: Path) -> None:
+    (folder / "secret").unlink()
+    assert parse(GOOD, str(folder / "pbxctl.yaml"), secrets_there=False).fleet == "main"
+    with pytest.raises(ConfigError, match="secret is missing"):
+        parse(GOOD, str(folder / "pbxctl.yaml"))
+
+
 def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file") as caught:
         load(tmp_path / "absent.yaml")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -16,24 +15,10 @@ from controller.cli.main import pbxctl
 from controller.fleet.state import Alarm, NodeView
 from controller.records import recording_rows
 from controller.vault.found import Found
+from tests.unit.cli.commands import COMMANDS
 
 TEXT = (Path(__file__).parents[3] / "docs" / "cli.md").read_text("utf-8")
 OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]*|-[a-z])(?![\w-])")
-
-
-def commands(
-    group: click.Group, ctx: click.Context, name: str
-) -> Iterator[tuple[str, click.Command]]:
-    for word in group.list_commands(ctx):
-        command = group.get_command(ctx, word)
-        assert command is not None
-        if isinstance(command, click.Group):
-            yield from commands(command, ctx, f"{name} {word}")
-        else:
-            yield f"{name} {word}", command
-
-
-EXISTING = dict(commands(pbxctl, click.Context(pbxctl), "pbxctl"))
 
 
 def options_of(command: click.Command) -> set[str]:
@@ -64,22 +49,22 @@ def test_the_group_has_the_options_that_stand_everywhere() -> None:
     assert options_of(pbxctl) | {"-h", "--help"} == EVERYWHERE
 
 
-@pytest.mark.parametrize("name", EXISTING)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_is_documented_with_each_option(name: str) -> None:
-    own = options_of(EXISTING[name]) - EVERYWHERE
+    own = options_of(COMMANDS[name]) - EVERYWHERE
     assert told_in(section(name)) - EVERYWHERE == own
-    assert EXISTING[name].help, "no help text"
-    for param in EXISTING[name].params:
+    assert COMMANDS[name].help, "no help text"
+    for param in COMMANDS[name].params:
         if isinstance(param, click.Option):
             assert param.help, f"{param.name} has no help text"
 
 
 def test_no_command_is_documented_that_does_not_exist() -> None:
-    assert set(re.findall(r"^### (pbxctl .*)$", TEXT, re.M)) == set(EXISTING)
+    assert set(re.findall(r"^### (pbxctl .*)$", TEXT, re.M)) == set(COMMANDS)
 
 
 def test_no_option_is_named_anywhere_that_does_not_exist() -> None:
-    exist = EVERYWHERE.union(*map(options_of, EXISTING.values()))
+    exist = EVERYWHERE.union(*map(options_of, COMMANDS.values()))
     named = {o for code in re.findall(r"`([^`\n]+)`", TEXT) for o in OPTION.findall(code)}
     assert named <= exist
 

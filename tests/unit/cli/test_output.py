@@ -38,6 +38,13 @@ def test_columns_leave_by_rank_and_from_the_right() -> None:
     assert titles == [["A", "BB", "CC", "DD"], ["A", "BB", "CC"], ["A", "BB"], ["A"], ["A"]]
 
 
+def test_a_last_column_that_may_fold_keeps_its_place() -> None:
+    columns = (*COLUMNS[:3], Column[str]("WHY", lambda r: r, rank=1, fold_to=6))
+    cells = {c.title: ["xxxx"] for c in COLUMNS[:3]} | {"WHY": ["y" * 90]}
+    titles = [[c.title for c in fitting(columns, cells, width)] for width in (24, 23, 17)]
+    assert titles == [["A", "BB", "CC", "WHY"], ["A", "BB", "WHY"], ["A", "BB"]]
+
+
 def test_a_table_is_never_wider_than_its_terminal() -> None:
     rows = ["node-with-a-long-name", "n"]
     for width in (20, 30, 40, 80):

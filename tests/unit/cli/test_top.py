@@ -23,8 +23,9 @@ import pytest
 from rich.console import Console
 
 from controller.api.shapes import FleetView
-from controller.cli import screen
+from controller.cli import history, screen
 from controller.cli.keys import first_key
+from controller.cli.steering import Steering, picked, press, rows
 from controller.fleet.state import NodeView
 from controller.model import NodeState
 from tests.gate_server import Stand
@@ -52,26 +53,76 @@ def fleet(now_ms: int, nodes: list[NodeView], **counters: int) -> FleetView:
 def test_rates_are_differences_over_redis_time() -> None:
     before = fleet(1000, [], place_east=10, spill_west=1, reject_x=5)
     now = fleet(3000, [], place_east=30, place_west=10, spill_west=1, reject_x=6)
-    assert screen.rates(before, now) == {"place": 15.0, "spill": 0.0, "reject": 0.5}
-    assert screen.rates(now, now) == {}
-    assert screen.rates(now, fleet(4000, [])) == {}, "Redis lost its data"
+    found = history.rates(before, now)
+    assert {k: found[k] for k in history.RATES} == {"place": 15.0, "spill": 0.0, "reject": 0.5}
+    assert (found["place:east"], found["place:west"]) == (10.0, 5.0)
+    assert history.rates(now, now) == {}
+    assert history.rates(now, fleet(4000, [])) == {}, "Redis lost its data"
+
+
+@pytest.mark.parametrize(
+    ("values", "width", "top", "want"),
+    [
+        ([0, 1, 2, 4], 4, 0, "▁▃▅█"),
+        ([0, 1, 2, 4], 2, 0, "▅█"),
+        ([4], 3, 8, "  ▅"),
+        ([0.001, None, 0], 3, 1.0, "▂ ▁"),
+        ([0, 0], 2, 0, "▁▁"),
+        ([9], 1, 1.0, "█"),
+        ([1, 2], 0, 0, ""),
+        ([], 3, 0, "   "),
+    ],
+)
+def test_sparklines(values: list[float | None], width: int, top: float, want: str) -> None:
+    assert history.spark(values, width, top) == want
 
 
 def test_the_selection_follows_its_node() -> None:
     shown = [node("a"), node("b"), node("c")]
-    assert screen.picked(shown, "", 0) == "a"
-    assert screen.picked(shown, "a", 1) == "b"
-    assert screen.picked(shown, "c", 1) == "c"
-    assert screen.picked(shown, "a", -1) == "a"
-    assert screen.picked([], "a", 1) == ""
+    assert picked(shown, "", 0) == "a"
+    assert picked(shown, "a", 1) == "b"
+    assert picked(shown, "c", 1) == "c"
+    assert picked(shown, "a", -1) == "a"
+    assert picked([], "a", 1) == ""
 
 
-def test_sorts() -> None:
-    nodes = [node("a", load=0.1, calls=9), node("b", load=0.9, calls=1)]
+def test_sorts_regions_and_filters() -> None:
+    nodes = [
+        node("a", load=0.1, calls=9, problem="login refused"),
+        node("b", load=0.9, calls=1, region="west", state=NodeState.DOWN),
+    ]
     view = fleet(0, nodes)
-    assert [n.name for n in screen.rows(view, "", "load")] == ["b", "a"]
-    assert [n.name for n in screen.rows(view, "", "calls")] == ["a", "b"]
-    assert screen.rows(view, "west", "name") == []
+
+    def names(**told: str) -> list[str]:
+        return [n.name for n in rows(view, Steering(**told))]  # type: ignore[arg-type]
+
+    assert names(sort="load") == ["b", "a"]
+    assert names(sort="calls") == ["a", "b"]
+    assert names(region="north") == []
+    assert names(region="west") == ["b"]
+    assert (names(search="LOGIN"), names(search="down"), names(search="x")) == (["a"], ["b"], [])
+
+
+ON_A = Steering(selected="a")
+
+
+def steered(*keys: str, begin: Steering = ON_A) -> Steering:
+    shown = [node("a"), node("b")]
+    for key in keys:
+        begin = press(begin, key, shown, ["east", "west"])
+    return begin
+
+
+def test_keys_steer() -> None:
+    assert steered("down", "d").foot == "drain b? (y/n)"
+    assert steered("down", "u", "y").act == "resume"
+    assert (steered("d", "x").act, steered("d", "x").remark) == ("", "not drained")
+    assert [steered(*"r" * n).region for n in (1, 2, 3)] == ["east", "west", ""]
+    assert steered("/", "d", "q", "backspace", "enter") == Steering(selected="a", search="d")
+    assert steered("/", "d", "escape").search == ""
+    assert steered("/", "d", "enter", "r", "escape") == Steering(selected="a")
+    assert steered("q").ended
+    assert steered("d", begin=Steering()).asking == "", "nothing is selected"
 
 
 @pytest.mark.parametrize(
@@ -90,14 +141,18 @@ def test_bars(calls: int, reserved: int, limit: int, want: str) -> None:
     assert screen.bar(node("a", calls=calls, reserved=reserved, calls_max=limit), 10).plain == want
 
 
-@pytest.mark.parametrize("size", [(80, 24), (40, 10), (200, 60), (20, 6)])
+@pytest.mark.parametrize("size", [(80, 24), (40, 10), (200, 140), (20, 6)])
 def test_it_fits_every_terminal(size: tuple[int, int]) -> None:
     width, height = size
     nodes = [node(f"node-{i:03}", reason="x" * 300, problem="\x1b[2J") for i in range(100)]
-    view = screen.View(fleet(0, nodes), {}, "", time.monotonic())
+    nodes.append(node("w", region="\x1b[2Jwest" * 9))
+    seen = fleet(1000, nodes, place_east=4)
+    past = (history.sample(None, fleet(0, nodes)), history.sample(fleet(0, nodes), seen))
+    view = screen.View(seen, past, "", time.monotonic())
+    steering = Steering(selected="node-077", search="\x1b[2J" * 30)
     stream = io.StringIO()
     console = Console(file=stream, width=width, height=height)
-    console.print(screen.draw(view, nodes, "node-077", "", "name", "", width, height))
+    console.print(screen.draw(view, nodes, steering, width, height))
     lines = stream.getvalue().rstrip("\n").split("\n")
     assert len(lines) <= height
     assert max(map(len, lines)) <= width
@@ -110,7 +165,7 @@ def test_keys_typed_at_once_are_all_read() -> None:
     while typed:
         key, typed = first_key(typed)
         keys.append(key)
-    assert keys == ["up", "down", "d", "", "", "enter", "\ufffd"]
+    assert keys == ["up", "down", "d", "", "escape", "enter", "\ufffd"]
 
 
 @contextmanager
@@ -173,6 +228,10 @@ def test_keys_select_drain_and_quit(stand: Stand, pbxctl: Pbxctl) -> None:
         t.until("region east")
         t.press("s")
         t.until("sort load")
+        t.press("r")
+        t.press("r")
+        t.press("/w1\r")
+        t.until("region all  filter w1")
         t.press("q")
         assert t.process.wait(5) == 0
         t.until(re.escape("\x1b[?1049l"))
