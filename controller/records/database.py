@@ -22,6 +22,8 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from controller.config import Config, read_secret
 from controller.errors import ConfigError, RecordsUnreachable
+from controller.records.postgresql import ANSWER_S, CONNECT_S, UPGRADE_S
+from controller.records.postgresql import Connection as PostgresqlConnection
 
 SQLITE_NAME = "records.db"
 _BUSY_S = 5.0
@@ -73,6 +75,7 @@ class Database:
         with self._translated(), self._alone(), self._engine.connect() as connection:
             postgresql = connection.dialect.name == "postgresql"
             if postgresql:
+                _answers_within(connection, UPGRADE_S)
                 connection.execute(text(f"SELECT pg_advisory_lock({_ADVISORY_LOCK})"))
                 connection.commit()
             settings.attributes["connection"] = connection
@@ -86,6 +89,7 @@ class Database:
                     connection.rollback()
                     connection.execute(text(f"SELECT pg_advisory_unlock({_ADVISORY_LOCK})"))
                     connection.commit()
+                    _answers_within(connection, ANSWER_S)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -153,5 +157,20 @@ def _remote(config: Config) -> tuple[Engine, str]:
     url = url.set(drivername="postgresql+psycopg")
     if config.records.password_file:
         url = url.set(password=read_secret(config.path(config.records.password_file)))
-    engine = create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": int(_BUSY_S)})
+    engine = create_engine(
+        url,
+        pool_pre_ping=True,
+        pool_timeout=ANSWER_S,
+        connect_args={"connect_timeout": CONNECT_S},
+    )
+    event.listen(engine, "do_connect", _connect)
     return engine, where
+
+
+def _connect(_: object, __: object, arguments: list[Any], settings: dict[str, Any]) -> Any:
+    return PostgresqlConnection.connect(*arguments, **settings)
+
+
+def _answers_within(connection: Connection, limit_s: float) -> None:
+    driver: Any = connection.connection.driver_connection
+    driver.answer_s = limit_s

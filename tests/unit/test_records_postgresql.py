@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import pwd
 import shutil
-import subprocess
-import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -19,13 +17,16 @@ from controller.config import Config
 from controller.config_file import parse
 from controller.errors import RecordsUnreachable, Refused
 from controller.model import MediaPolicy
+from controller.records.copying import copy_records, restore_records
 from controller.records.database import open_database
 from controller.records.phones import Digests, PhoneBook
+from controller.records.postgresql import ANSWER_S, CONNECT_S
 from controller.records.reads import ReadingLog
 from controller.records.recording_rows import Erasure, RecordingRow, RecordingState, Wanted
 from controller.records.recordings import RecordingIndex
+from tests.postgresql_server import PostgresqlServer, is_installed
 
-ADDRESS = "127.0.17.5"
+ADDRESS, PORT = "127.0.17.5", 5517
 ONE = Digests("1" * 32, "1" * 64)
 TEXT = """
 fleet: test
@@ -39,36 +40,19 @@ state_dir: state
 """
 
 
-def program(name: str) -> Path | None:
-    found = [*Path("/usr/lib/postgresql").glob(f"*/bin/{name}")]
-    return found[0] if found else Path(p) if (p := shutil.which(name)) else None
-
-
-def config(folder: Path, port: int) -> Config:
+def config(folder: Path, port: int, address: str = ADDRESS) -> Config:
     (folder / "a").write_text("secret\n")
     (folder / "a").chmod(0o600)
-    return parse(TEXT.format(address=ADDRESS, port=port), str(folder / "pbxctl.yaml"))
+    return parse(TEXT.format(address=address, port=port), str(folder / "pbxctl.yaml"))
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[int]:
     """A PostgreSQL of its own; its port."""
-    initdb, pg_ctl = program("initdb"), program("pg_ctl")
-    if initdb is None or pg_ctl is None or "postgres" not in {u.pw_name for u in pwd.getpwall()}:
+    if not is_installed():
         pytest.skip("no PostgreSQL server on this machine (Debian: postgresql)")
-    folder = Path(tempfile.mkdtemp(prefix="pbxctl-pg"))
-    shutil.chown(folder, "postgres")
-    asked = ["runuser", "-u", "postgres", "--"]
-    data = folder / "data"
-    options = f"-c listen_addresses={ADDRESS} -c port=5517 -k {folder}"
-    try:
-        subprocess.run([*asked, initdb, "-D", data, "-A", "trust"], check=True, capture_output=True)
-        started = [pg_ctl, "-D", data, "-o", options, "-l", folder / "log", "-w", "start"]
-        subprocess.run(asked + [str(p) for p in started], check=True, stdout=subprocess.DEVNULL)
-        yield 5517
-        subprocess.run([*asked, pg_ctl, "-D", data, "-m", "fast", "stop"], capture_output=True)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with PostgresqlServer(ADDRESS, PORT):
+        yield PORT
 
 
 def test_of_four_gates_that_start_and_add_at_once_one_wins(server: int, tmp_path: Path) -> None:
@@ -183,3 +167,37 @@ def test_of_a_hold_and_an_erasure_at_once_one_wins(server: int, tmp_path: Path) 
 def test_a_server_that_is_away_is_told(tmp_path: Path) -> None:
     with pytest.raises(RecordsUnreachable, match="cannot be used"):
         open_database(config(tmp_path, 5518))
+
+
+def test_a_base_is_saved_and_put_back(server: int, tmp_path: Path) -> None:
+    if shutil.which("pg_dump") is None:
+        pytest.skip("no pg_dump on this machine (Debian: postgresql-client)")
+    ours = config(tmp_path, server)
+    PhoneBook(open_database(ours)).add("7001", "", "east", MediaPolicy.REQUIRE, ONE)
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    assert copy_records(ours, saved) == "records.dump"
+    with pytest.raises(RecordsUnreachable, match="pg_restore"):
+        restore_records(ours, saved)  # what is there stays
+    assert "7001" in {phone.name for phone in PhoneBook(open_database(ours)).all()}
+    with PostgresqlServer("127.0.17.6", PORT):
+        empty = config(tmp_path, PORT, "127.0.17.6")
+        restore_records(empty, saved)
+        assert "7001" in {phone.name for phone in PhoneBook(open_database(empty)).all()}
+
+
+def test_a_server_that_freezes_is_told_of_in_time_and_used_again(tmp_path: Path) -> None:
+    if not is_installed():
+        pytest.skip("no PostgreSQL server on this machine (Debian: postgresql)")
+    with PostgresqlServer("127.0.17.7", PORT) as server:
+        ours = config(tmp_path, PORT, "127.0.17.7")
+        book = PhoneBook(open_database(ours))
+        server.freeze()
+        try:
+            began_s = time.monotonic()
+            with pytest.raises(RecordsUnreachable):
+                book.all()
+            assert time.monotonic() - began_s < ANSWER_S + CONNECT_S + 1
+        finally:
+            server.thaw()
+        assert book.all() == []
