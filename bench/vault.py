@@ -1,4 +1,4 @@
-"""Sealing beside the cipher alone and while calls are on; seeking, rotating, erasing.
+"""Sealing beside the cipher alone and while calls are on; seeking; rotating and erasing many keys.
 
 Each part measures for itself and hands back figures; vault_*.py say how.
 """

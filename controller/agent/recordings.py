@@ -125,8 +125,8 @@ class NodeRecordings:
             try:
                 key = await self._shipping.public_key()
                 if key != self._key:
-                    await asyncio.to_thread(keep_key, self._key_path, key)
                     self._key = key
+                    await asyncio.to_thread(keep_key, self._key_path, key)
             except (PbxctlError, OSError) as error:
                 _log.debug("the vault's key: %s", error)
             await asyncio.sleep(KEY_LOOK_S if self._key else KEY_RETRY_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -35,7 +36,8 @@ def _differs(path: Path, file: File) -> bool:
     try:
         if file.keep:
             return not path.exists()
-        return path.read_text("utf-8") != file.text or path.stat().st_mode & 0o777 != file.mode
+        mode = _shared(path.parent, file.mode)
+        return path.read_text("utf-8") != file.text or path.stat().st_mode & 0o777 != mode
     except FileNotFoundError:
         return True
 
@@ -49,13 +51,19 @@ def replace(path: Path, text: str, mode: int) -> None:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            os.fchmod(file.fileno(), mode)
+            os.fchmod(file.fileno(), _shared(path.parent, mode))
             os.fsync(file.fileno())
         Path(name).replace(path)
         sync_folder(path.parent)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _shared(folder: Path, mode: int) -> int:
+    """In a folder with the set-group-id bit its group reads what is written, secrets too: the PBX
+    that runs as another user than its agent."""
+    return mode | 0o040 if folder.stat().st_mode & stat.S_ISGID else mode
 
 
 def sync_folder(folder: Path) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from controller import metrics
+from controller import metrics, notify
 from controller.api import journal, recordings
 from controller.api import vault as vault_noun
 from controller.api.border import border
@@ -71,6 +71,7 @@ async def run(config: Config, stop: asyncio.Event) -> None:
             await _take(config, vault, bodies, intake, ended, ends)
         served = await metrics.serve_role(config, "vault", REGISTRY)
         ends.push_async_callback(served.close)
+        notify.ready()
         await (keeping.run(stop) if keeping else stop.wait())
 
 

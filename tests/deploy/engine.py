@@ -109,7 +109,10 @@ class Compose:
         return run("docker", *argv, env=self.environment, **more)
 
     def container(self, service: str) -> str:
-        return self("ps", "-q", service).strip()
+        """Its id, "" where there is none. Compose itself takes seconds to say it."""
+        labels = {"project": PROJECT, "service": service, "oneoff": "False"}
+        wanted = [f"--filter=label=com.docker.compose.{k}={v}" for k, v in labels.items()]
+        return self.docker("ps", "-aq", "--no-trunc", *wanted).strip()
 
     def inside(self, service: str, *argv: str, **more: Any) -> str:
         return self.docker("exec", self.container(service), *argv, **more)

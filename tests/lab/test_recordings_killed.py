@@ -136,7 +136,7 @@ def fleet() -> Iterator[tuple[RecordingFleet, list[Asterisk], list[Phone]]]:
             yield fleet, nodes, phones
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(400)
 def test_nothing_is_lost_and_nothing_comes_twice(
     fleet: tuple[RecordingFleet, list[Asterisk], list[Phone]],
 ) -> None:

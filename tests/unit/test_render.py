@@ -203,3 +203,16 @@ def test_a_fleet_in_clear_needs_no_certificate(config: Config) -> None:
         assert not [path for path in render(plain, name).files if path.startswith("tls/")]
         with pytest.raises(ConfigError, match="pki"):
             render(config, name)
+
+
+def test_a_folder_of_a_group_is_read_by_it(tmp_path: Path) -> None:
+    """chmod g+s says that the PBX, another user than the agent, reads what is written there."""
+    shared = tmp_path / "asterisk"
+    shared.mkdir()
+    shared.chmod(0o2770)
+    files = {"secret": File("x", 0o600), "open": File("y")}
+    for folder, modes in ((shared, [0o640, 0o644]), (tmp_path / "own", [0o600, 0o644])):
+        made = Rendered("a", folder, files)
+        assert write(made) == ["secret", "open"]
+        assert [(folder / name).stat().st_mode & 0o777 for name in files] == modes
+        assert write(made) == []
