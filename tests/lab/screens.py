@@ -11,7 +11,9 @@ import contextlib
 import itertools
 import os
 import secrets
+import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -215,6 +217,8 @@ def take(fleet: PhoneFleet) -> Screens:
 
 
 def main() -> None:
+    if shutil.which("tmux") is None:
+        sys.exit("screens: tmux is not installed (apt-get install tmux)")
     with fleet() as running:
         take(running).write()
     print(f"{PAGE} written")
