@@ -62,6 +62,7 @@ class RecordingFleet(LabFleet):
         numbers: Collection[Mapping[str, str]] = NUMBERS,
         options: str = "noswap",
         size_mb: int = 64,
+        vault: Mapping[str, Any] | None = None,
     ) -> None:
         self.tmpfs = lab.run.tmpfs(size_mb, options)
         self.vault = f"{lab.address()}:8446"
@@ -70,7 +71,8 @@ class RecordingFleet(LabFleet):
             "edges": {f"k{i}": {"region": "east", "sip": sip} for i, sip in enumerate(callers)},
             "numbers": list(numbers),
             "agent": {"host": lab.address()},
-            "vault": {"ingest": self.vault, "listen": f"{lab.address()}:8445", "duties": "ingest"},
+            "vault": {"ingest": self.vault, "listen": f"{lab.address()}:8445", "duties": "ingest"}
+            | dict(vault or {}),
             "recordings": {"folder": str(self.tmpfs), "rules": RULES} | dict(recordings or {}),
         }
         super().__init__(lab, nodes, lab.redis(), user="fleet", settings=settings, calls_max=50)
