@@ -66,7 +66,11 @@ class Screen:
             "-f", "/dev/null", "new-session", "-d", "-x", str(self.width), "-y", str(self.height),
             "-c", str(self.folder), "bash", "--norc", "--noprofile", env=env,
         )  # fmt: skip
-        until(lambda: self.text().startswith("$"), 5, "a prompt")
+        try:
+            until(lambda: self.text().startswith("$"), 5, "a prompt")
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
