@@ -34,6 +34,8 @@ PLACES = {
     "phones": "controller.cli.phones:phones",
     "recordings": "controller.cli.recordings:recordings",
     "vault": "controller.cli.vault:vault",
+    "backup": "controller.cli.backup:backup",
+    "restore": "controller.cli.backup:restore",
     "route": "controller.cli.route:route",
     "context": "controller.cli.context:context",
     "completion": "controller.cli.completion:completion",

@@ -61,7 +61,7 @@ RIGHTS = {
             *("commands", "running", "regs", "at"),
             *("phoneack", "written", "read"),
         ),
-        more=("function|load",),
+        more=("function|load", "function|list"),
     ),
     "gate": Rights(
         functions=(

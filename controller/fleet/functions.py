@@ -49,6 +49,8 @@ from controller.model import (
 from controller.pki import contexts
 
 T = TypeVar("T")
+#: as the first line of lua/redis/ names it
+LIBRARY = "pbxctl"
 TIMEOUT_S = 1.0
 _HINT = "check that Redis runs and that redis.url names it: pbxctl doctor"
 
@@ -95,6 +97,11 @@ def connect(config: Config, role: str, *, timeout_s: float = TIMEOUT_S) -> redis
         pool.connection_class = TlsConnection
         pool.connection_kwargs["identity"] = identity
     return client
+
+
+def _values(listed: Any) -> list[Any]:
+    """Of one library in FUNCTION LIST: pairs in a list (RESP2) or a map (RESP3)."""
+    return list(listed.values()) if isinstance(listed, dict) else list(listed)
 
 
 def _packed_event(event: NodeEvent) -> dict[str, Any] | None:
@@ -191,6 +198,19 @@ class Fleet:
                 ) from error
             except (RedisError, OSError) as error:
                 raise FleetUnreachable(f"Redis does not take the functions: {error}") from error
+
+    async def load_if_other(self) -> bool:
+        """Puts this version's library in the place of another one's; whether there was one."""
+        try:
+            libraries = await _answer(self.client.function_list(LIBRARY, withcode=True))
+        except FleetUnreachable as error:
+            if not isinstance(error.__cause__, NoPermissionError):
+                raise
+            libraries = []  # users.acl was rendered before stewards had this right
+        if any(library() in _values(listed) for listed in libraries):
+            return False
+        await self.load()
+        return True
 
     async def run_id(self) -> str:
         """Names the running redis-server: another one means that data may be lost."""

@@ -15,6 +15,8 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config as AlembicConfig
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -61,7 +63,11 @@ class Database:
             ) from error
 
     def upgrade(self) -> None:
-        """Brings the tables to this version; does nothing when they are there. Repeatable."""
+        """Brings the tables to this version; does nothing when they are there. Repeatable.
+
+        Tables of a newer version stay as they are: each version's work with the one before it, so
+        that an upgrade can be undone (docs/operations.md).
+        """
         settings = AlembicConfig()
         settings.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
         with self._translated(), self._alone(), self._engine.connect() as connection:
@@ -71,6 +77,8 @@ class Database:
                 connection.commit()
             settings.attributes["connection"] = connection
             try:
+                if _is_newer(connection, settings):
+                    return
                 command.upgrade(settings, "head")
                 connection.commit()
             finally:
@@ -93,6 +101,11 @@ class Database:
 
     def close(self) -> None:
         self._engine.dispose()
+
+
+def _is_newer(connection: Connection, settings: AlembicConfig) -> bool:
+    known = {step.revision for step in ScriptDirectory.from_config(settings).walk_revisions()}
+    return not set(MigrationContext.configure(connection).get_current_heads()) <= known
 
 
 def open_database(config: Config) -> Database:

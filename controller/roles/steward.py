@@ -1,8 +1,8 @@
 """The steward: of all that run, one leads; it keeps the fleet's data in step with the config.
 
-The leader sets the policy, publishes the phones, renews certificates, forgets nodes that left the
-config, and tells of every change of a node's state, in the log and as a metric. Placement goes on
-without it.
+The leader has Redis run its version's functions, sets the policy, renews certificates, forgets
+nodes that left the config, and tells of every change of a node's state, in the log and as a
+metric. Placement goes on without it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from controller.model import NodeState
 from controller.roles.renewal import Renewal
 from controller.routing.policy import policy
 from controller.tasks import is_set
+from controller.version import VERSION
 
 ROUND_S = 0.5
 LEAD_MS = 2000
@@ -89,6 +90,8 @@ async def run(config: Config, stop: asyncio.Event) -> None:
 
 
 async def _bring_in_step(config: Config, fleet: Fleet) -> None:
+    if await fleet.load_if_other():
+        log.info("Redis runs the functions of version %s from now on", VERSION)
     await fleet.set_policy(policy(config))
     gone = {node.name for node in await fleet.nodes()} - set(config.nodes)
     if gone:

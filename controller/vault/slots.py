@@ -85,6 +85,22 @@ class Slots:
                 yield first + place, raw[place * size : (place + 1) * size]
             first += len(raw) // size
 
+    def pieces(self) -> Iterator[bytes]:
+        """The whole file, each slot as it was before or after a write that is under way."""
+        with self._io("read"):
+            yield os.pread(self._handle, HEADER_BYTES, 0)
+        size = self.slot_bytes
+        first = 0
+        while raw := bytearray(self._raw(first, _READ_BYTES // size)):
+            for place in used_places(raw, size):
+                at = place * size
+                for _ in range(3):
+                    if unpack(raw[at : at + size]) is not None:
+                        break
+                    raw[at : at + size] = self._raw(first + place, 1)
+            yield bytes(raw)
+            first += len(raw) // size
+
     def find(self, owner: bytes) -> int | None:
         """The slot of `owner`: a search of the whole file, for what an index has forgotten."""
         with self._io("read"), mmap.mmap(self._handle, 0, prot=mmap.PROT_READ) as whole:

@@ -101,9 +101,14 @@ class LabFleet:
         return load(self.config_path)
 
     def start(
-        self, role: str, name: str = "", options: Sequence[str] = ()
+        self,
+        role: str,
+        name: str = "",
+        options: Sequence[str] = (),
+        *,
+        tree: Path = REPOSITORY,
     ) -> subprocess.Popen[bytes]:
-        """Starts `pbxctl run ROLE`; its log is fleet folder / NAME.log."""
+        """Starts `pbxctl run ROLE` of the source in `tree`; its log is fleet folder / NAME.log."""
         name = name or role
         log = (self.folder / f"{name}.log").open("ab")
         argv = [sys.executable, "-m", "controller.cli", "--config", str(self.config_path)]
@@ -112,8 +117,8 @@ class LabFleet:
             stdout=log,
             stderr=log,
             stdin=subprocess.DEVNULL,
-            cwd=REPOSITORY,
-            env={**os.environ, "PBXCTL_LOG": "debug"},
+            cwd=tree,
+            env={**os.environ, "PBXCTL_LOG": "debug", "PYTHONPATH": str(tree)},
         )
         log.close()
         self.roles[name] = process

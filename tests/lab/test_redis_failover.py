@@ -6,17 +6,14 @@ were up and ended (0), nodes above their limit (0).
 
 from __future__ import annotations
 
-import re
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from controller.errors import FleetUnreachable
 from controller.model import NodeState, Placed
 from tests.lab.asterisk import Asterisk
+from tests.lab.counted import Count
 from tests.lab.fleet import LabFleet
 from tests.lab.freeswitch import FreeSwitch
 from tests.lab.lab import Lab
@@ -29,32 +26,6 @@ pytestmark = [pytest.mark.lab, pytest.mark.alone]
 CALLS_MAX = 12
 RATE_PER_S, HOLD_S, LOAD_S = 8, 2.0, 12
 REFUSED_GOAL_S = 3
-
-
-class Count:
-    """The most calls that each PBX itself had at a time."""
-
-    def __init__(self, nodes: list[Asterisk]) -> None:
-        self.most = dict.fromkeys((node.name for node in nodes), 0)
-        self._nodes = nodes
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        end = threading.Event()
-        thread = threading.Thread(target=self._look, args=(end,))
-        thread.start()
-        try:
-            yield
-        finally:
-            end.set()
-            thread.join()
-
-    def _look(self, end: threading.Event) -> None:
-        while not end.wait(0.1):
-            for node in self._nodes:
-                told = node.cli("core show channels count")
-                found = re.search(r"(\d+) active call", told)
-                self.most[node.name] = max(self.most[node.name], int(found[1]) if found else 0)
 
 
 def places(fleet: LabFleet, call_id: str) -> bool:

@@ -10,7 +10,7 @@ import pytest
 import redis.asyncio as redis
 
 from controller.errors import StaleEpoch
-from controller.fleet.functions import Fleet
+from controller.fleet.functions import Fleet, library
 from controller.fleet.state import Beat, Lease
 from controller.model import CallTruth, NodeState, Placed, Rejected
 from tests.redis_server import RedisServer
@@ -124,3 +124,13 @@ async def test_the_leader_of_before_gets_a_new_epoch(pair: tuple[Fleet, Fleet]) 
     after = await replica.lead("steward", "s", 60_000)
     assert before and after
     assert int(after) > int(before)
+
+
+async def test_the_leader_has_redis_run_its_functions(pair: tuple[Fleet, Fleet]) -> None:
+    primary, _ = pair
+    assert not await primary.load_if_other()
+    other = library().decode() + "redis.register_function('of_another', function() end)\n"
+    await primary.client.function_load(other, replace=True)
+    assert await primary.load_if_other()
+    assert not await primary.load_if_other()
+    assert b"of_another" not in str(await primary.client.function_list()).encode()
