@@ -338,6 +338,11 @@ class Recorder:
         metrics.ENDED.labels(self._node, ended.outcome if ended else Outcome.PARTIAL).inc()
         self._remove(recording)
 
+    def drop(self, recording: str) -> None:
+        """One that the PBX was never told of."""
+        if live := self.live.get(recording):
+            self._remove(live)
+
     def _remove(self, recording: Recording) -> None:
         recording.files.remove()
         self.live.pop(recording.id, None)
@@ -346,7 +351,9 @@ class Recorder:
     def _tidy(self) -> None:
         for recording in list(self.live.values()):
             if recording.empty:
-                _log.info("recording %s had no audio", recording.id)
+                ended = recording.memo.ended
+                if ended and ended.outcome is Outcome.PARTIAL:
+                    self._alarm(f"recording {recording.id} never began: {ended.reason}")
                 self._remove(recording)
             elif recording.cut:
                 self._orphans[recording.id] = (

@@ -125,6 +125,8 @@ class NodeRecordings:
             try:
                 key = await self._shipping.public_key()
                 if key != self._key:
+                    # Once for nothing: the first call shall not wait for what is loaded late.
+                    self._memo(secrets.token_hex(16), key, Call("", "", "", "", ""), None, "")
                     self._key = key
                     await asyncio.to_thread(keep_key, self._key_path, key)
             except (PbxctlError, OSError) as error:
@@ -147,6 +149,11 @@ class NodeRecordings:
             files.remove()
             raise Refused(f"{error.filename or self.folder}: {error.strerror}") from error
         return files.recording
+
+    def drop(self, recording: str) -> None:
+        """Forgets one that `begin` made, of which the PBX never heard."""
+        if self.recorder:
+            self.recorder.drop(recording)
 
     def _memo(
         self, recording: str, key: PublicKey, call: Call, rule: RecordingRule | None, reason: str
@@ -239,6 +246,10 @@ class Recordings:
         if decision is Decision.RECORD:
             try:
                 recording = node.begin(Call(**text), rule)
+                if await _hung_up(request):
+                    node.drop(recording)
+                    recording = ""
+                    raise Refused("the agent was too slow for the PBX, which went on without it")
             except PbxctlError as error:
                 problem = error.message
                 decision = decide(self._recordings, rule, problem)
@@ -249,6 +260,12 @@ class Recordings:
                 f"a call is not recorded as rule {rule.name if rule else ''} wants: {problem}"
             )
         return web.Response(text=f"{decision}|{recording}|")
+
+
+async def _hung_up(request: web.Request) -> bool:
+    """Whether who asked has given up; a moment for the loop to hear of it."""
+    await asyncio.sleep(0.001)
+    return request.transport is None or request.transport.is_closing()
 
 
 def _text(request: web.Request, key: str) -> str:

@@ -25,9 +25,10 @@ READ_CHUNKS = 16
 FORGET_CHUNKS = 64
 #: a file that did not grow for so long is asked about its writer
 QUIET_S = 1.0
-#: for the PBX's note after it closed the file, and for the PBX to open the file at all
+#: for the PBX's note after it closed the file
 NOTE_S = 2.0
-UNOPENED_S = 30.0
+#: for the PBX to open the file at all: Asterisk does so with the first audio, after all the ringing
+UNOPENED_S = 600.0
 STEREO_BYTES_PER_S = 32_000
 
 

@@ -19,7 +19,7 @@ COLUMNS: tuple[Column[Finding], ...] = (
     Column("", lambda f: f.level.value, style=lambda f: _STYLE[f.level]),
     Column("ABOUT", lambda f: f.about),
     Column("CHECK", lambda f: f.check),
-    Column("FINDING", lambda f: f"{f.what}. Fix: {f.fix}" if f.fix else f.what),
+    Column("FINDING", lambda f: f"{f.what.rstrip('.')}. Fix: {f.fix}" if f.fix else f.what),
 )
 
 

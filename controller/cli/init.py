@@ -15,6 +15,7 @@ import click
 
 from controller.cli import options, output
 from controller.cli.session import Session
+from controller.cli.waiting import waiting
 from controller.config import split_address
 from controller.config_file import parse
 from controller.errors import PbxctlError, UsageError
@@ -177,7 +178,8 @@ def init(
         chosen = tuple(map(parse_node, nodes)) or _ask_nodes()
     if '"' in redis_url or "\n" in redis_url or "\\" in redis_url:
         raise UsageError("the Redis URL has a quote in it", hint="percent-encode it as %22")
-    write(file, config_text(fleet, chosen, redis_url, "state_dir: state"), chosen)
+    with waiting(session, "making keys and certificates"):
+        write(file, config_text(fleet, chosen, redis_url, "state_dir: state"), chosen)
     output.say(
         session,
         [

@@ -17,7 +17,7 @@ import click
 from controller.cli import options
 from controller.cli.session import Session
 from controller.cli.text import plain
-from controller.errors import PbxctlError
+from controller.errors import ConfigError, PbxctlError, UsageError
 from controller.version import VERSION
 
 PLACES = {
@@ -74,9 +74,8 @@ def run(argv: list[str]) -> int:
         answer = pbxctl.main(argv, prog_name="pbxctl", standalone_mode=False, obj=session)
         return answer if isinstance(answer, int) else 0
     except PbxctlError as error:
-        return _tell(
-            session, argv, type(error).__name__, error.message, error.hint, error.exit_code
-        )
+        hint = error.hint or _next(error, argv)
+        return _tell(session, argv, type(error).__name__, error.message, hint, error.exit_code)
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.Abort:
@@ -85,10 +84,10 @@ def run(argv: list[str]) -> int:
         if session.output != "json" and not _asks_json(argv):
             sys.stderr.write(error.format_message() + "\n")
             return 2
-        return _tell(session, argv, "UsageError", "a command is missing", _help(error), 2)
+        return _tell(session, argv, "UsageError", "a command is missing", _help(argv), 2)
     except click.UsageError as error:
         message = " ".join(error.format_message().split())
-        return _tell(session, argv, "UsageError", message, _help(error), 2)
+        return _tell(session, argv, "UsageError", message, _help(argv), 2)
     except click.ClickException as error:
         return _tell(session, argv, type(error).__name__, error.format_message(), "", 1)
     except KeyboardInterrupt:
@@ -104,8 +103,24 @@ def run(argv: list[str]) -> int:
         return _tell(session, argv, "Defect", f"{type(error).__name__}: {error}", hint, 1)
 
 
-def _help(error: click.UsageError) -> str:
-    return f"{error.ctx.command_path if error.ctx else 'pbxctl'} --help"
+def _next(error: PbxctlError, argv: list[str]) -> str:
+    """What to do about an error that does not say it itself."""
+    if isinstance(error, ConfigError):
+        return "mend the file; `pbxctl init --demo --into FOLDER` writes one to compare it with"
+    if isinstance(error, UsageError):
+        return _help(argv)
+    return "pbxctl doctor --problems"
+
+
+def _help(argv: list[str]) -> str:
+    """The help of the command that the line names, as far as it could be understood."""
+    command: click.Command = pbxctl
+    ctx = click.Context(pbxctl, info_name="pbxctl")
+    for word in argv:
+        inner = command.get_command(ctx, word) if isinstance(command, click.Group) else None
+        if inner is not None:
+            command, ctx = inner, click.Context(inner, info_name=word, parent=ctx)
+    return f"{ctx.command_path} --help"
 
 
 def _tell(

@@ -219,7 +219,8 @@ def remove(session: Session, names: tuple[str, ...]) -> None:
 @click.pass_obj
 def dns(session: Session, region: str) -> None:
     """DNS SRV records by which phones find the nodes, as lines of a zone file."""
-    asked = session.gate().get(PhoneZone, "phone-dns", region=region)
+    with waiting(session, "asking the gate"):
+        asked = session.gate().get(PhoneZone, "phone-dns", region=region)
     if session.output in ("json", "yaml"):
         output.dump(session, asked)
     else:

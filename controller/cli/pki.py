@@ -11,6 +11,7 @@ from controller.access.roles import Role
 from controller.cli import options, output
 from controller.cli.output import Column
 from controller.cli.session import Session
+from controller.cli.waiting import waiting
 from controller.errors import NotFound, UsageError
 from controller.pki import requests
 from controller.pki.store import Kept, Store, open_store, person
@@ -133,7 +134,8 @@ def renew(session: Session, names: tuple[str, ...]) -> None:
     if session.dry_run:
         output.say(session, [f"{w.authority}/{w.name} would be checked" for w in asked])
         return
-    made = store.renew(asked, dt.datetime.now(dt.UTC), force=bool(names))
+    with waiting(session, f"looking at {len(asked)} certificates"):
+        made = store.renew(asked, dt.datetime.now(dt.UTC), force=bool(names))
     output.say(session, [f"{w.authority}/{w.name} is made" for w in made])
     if not made:
         output.note(session, "nothing is due")

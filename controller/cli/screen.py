@@ -20,7 +20,7 @@ from controller.model import NodeState
 
 BAR_MIN, BAR_MAX = 6, 24
 #: what of a reason keeps its place beside the other columns, in a narrow terminal and a wide one
-REASON_NARROW, REASON_WIDE, WIDE = 24, 36, 100
+REASON_NARROW, REASON_WIDE, WIDE = 24, 36, 120
 LOW_LINES = 14
 #: blocks of a node's own line of load
 TREND = 10

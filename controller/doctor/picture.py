@@ -190,7 +190,9 @@ async def check_picture(config: Config) -> list[Finding]:
             found += await _phones(config, fleet)
         return found + [judge_place(known.get(name), name) for name in config.nodes]
     except PbxctlError as error:
-        return [fail("redis", "reachable", error.message, error.hint)]
+        own = "start it: `pbxctl up` keeps a private Redis, and the config names no other"
+        hint = error.hint if config.redis.url else own
+        return [fail("redis", "reachable", error.message, hint.removesuffix(": pbxctl doctor"))]
     except (RedisError, OSError) as error:
         return [fail("redis", "reachable", f"{error}", "check the user's rights in Redis (ACL)")]
     finally:

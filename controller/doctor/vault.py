@@ -59,17 +59,23 @@ def check_vault(config: Config) -> list[Finding]:
     if vault is None:
         return []
     found = [judge_keys(vault)]
-    found += [check_secret("vault", path) for path in _secrets(config, vault)]
+    if vault.duties != "keep":
+        found.append(judge_answer("ingest", vault.ingest, _answers(vault.ingest)))
+    if vault.duties != "ingest":
+        found.append(judge_answer("listen", vault.listen, _answers(vault.listen)))
+    if _is_here(vault.ingest if vault.duties != "keep" else vault.listen):
+        found += _on_this_machine(config, vault)
+    return found
+
+
+def _on_this_machine(config: Config, vault: VaultConfig) -> list[Finding]:
+    found = [check_secret("vault", path) for path in _secrets(config, vault)]
     folder = config.vault_path
     found.append(judge_folder(folder, folder.stat().st_mode if folder.exists() else None))
     store = config.path(vault.store) if vault.store else folder / "store"
     if vault.s3 is None and store.exists():
         usage = shutil.disk_usage(store)
         found.append(judge_room(usage.free, usage.total, vault.free_min_mb << 20))
-    if vault.duties != "keep":
-        found.append(judge_answer("ingest", vault.ingest, _answers(vault.ingest)))
-    if vault.duties != "ingest":
-        found.append(judge_answer("listen", vault.listen, _answers(vault.listen)))
     bad = len(list((folder / "intake").glob("*.bad"))) if os.access(folder, os.X_OK) else 0
     if bad:
         what = f"{bad} envelopes open with no key of ours"
@@ -87,6 +93,18 @@ def _secrets(config: Config, vault: VaultConfig) -> list[Path]:
     elif vault.keys is not None:
         named.append(vault.keys.token_file)
     return [config.path(name) for name in named]
+
+
+def _is_here(address: str) -> bool:
+    """Whether it is an address of this machine, so that a vault could listen there."""
+    host = split_address(address)[0]
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family) as sock:
+            sock.bind((host, 0))
+    except OSError:
+        return False
+    return True
 
 
 def _answers(address: str) -> bool:

@@ -35,7 +35,7 @@ ZONES = {
                 "prometheus", "doctor"},
     "data": {"postgres", "gate", "vault"},
     "observe": {"prometheus", "grafana"},
-    "people": {"gate", "vault", "grafana", "cli"},
+    "people": {"gate", "vault", "grafana", "cli", "doctor"},
 }  # fmt: skip
 SERVICES = sorted(services())
 

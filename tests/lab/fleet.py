@@ -23,6 +23,7 @@ import yaml
 
 from controller.config import Config
 from controller.config_file import load
+from controller.errors import FleetUnreachable
 from controller.fleet.functions import Fleet, connect
 from controller.fleet.state import NodeView
 from controller.model import NodeState, Verdict
@@ -156,7 +157,10 @@ class LabFleet:
 
     def until_state(self, name: str, state: NodeState, timeout_s: float = 15) -> None:
         def there() -> bool:
-            view = self.views().get(name)
+            try:
+                view = self.views().get(name)
+            except FleetUnreachable:  # Redis itself is starting
+                return False
             return view is not None and view.state is state
 
         until(there, timeout_s, f"{name} is {state}")

@@ -11,7 +11,9 @@ import contextlib
 import itertools
 import os
 import secrets
+import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -64,7 +66,11 @@ class Screen:
             "-f", "/dev/null", "new-session", "-d", "-x", str(self.width), "-y", str(self.height),
             "-c", str(self.folder), "bash", "--norc", "--noprofile", env=env,
         )  # fmt: skip
-        until(lambda: self.text().startswith("$"), 5, "a prompt")
+        try:
+            until(lambda: self.text().startswith("$"), 5, "a prompt")
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -215,6 +221,8 @@ def take(fleet: PhoneFleet) -> Screens:
 
 
 def main() -> None:
+    if shutil.which("tmux") is None:
+        sys.exit("screens: tmux is not installed (apt-get install tmux)")
     with fleet() as running:
         take(running).write()
     print(f"{PAGE} written")

@@ -73,6 +73,22 @@ def test_wrong_usage_is_2_and_says_what_next(bare: Pbxctl, argv: tuple[str, ...]
     assert ran.error["hint"]
 
 
+@pytest.mark.parametrize(
+    ("argv", "hint"),
+    [
+        (("nodes", "list", "-w"), "pbxctl nodes list --help"),
+        (("-o", "json", "calls", "why"), "pbxctl calls why --help"),
+        (("nodes", "lst"), "pbxctl nodes --help"),
+        (("--config", "/", "nodes", "list"), "mend the file; `pbxctl init --demo"),
+    ],
+)
+def test_errors_without_words_of_their_own_say_what_next(
+    bare: Pbxctl, argv: tuple[str, ...], hint: str
+) -> None:
+    said = bare(*argv).err
+    assert hint in said
+
+
 def test_errors_cannot_play_with_the_terminal(bare: Pbxctl) -> None:
     ran = bare("nodes", "show", "--config", "/nowhere/\x1b[2J\u202e", "x")
     assert "\x1b" not in ran.err

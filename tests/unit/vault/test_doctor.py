@@ -36,6 +36,14 @@ def test_one_that_does_not_is_told(tmp_path: Path) -> None:
     assert check_vault(msgspec.structs.replace(config, vault=None)) == []
 
 
+def test_of_one_on_another_machine_only_its_listeners_are_asked(tmp_path: Path) -> None:
+    config = config_in(tmp_path)
+    assert config.vault
+    elsewhere = msgspec.structs.replace(config.vault, ingest="192.0.2.1:8446")  # RFC 5737
+    found = {f.check for f in check_vault(msgspec.structs.replace(config, vault=elsewhere))}
+    assert found == {"keys", "ingest", "listen"}
+
+
 @pytest.mark.parametrize(("free", "level"), [(500, Level.OK), (99, Level.WARN), (9, Level.FAIL)])
 def test_room(free: int, level: Level) -> None:
     assert judge_room(free, 1000, 10).level is level
