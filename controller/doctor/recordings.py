@@ -25,7 +25,7 @@ def check_recordings(config: Config) -> list[Finding]:
     return [
         check_tmpfs(config.recordings),
         check_spool(config.state_path, config.recordings.spool_max_mb << 20),
-        check_swap(Path("/proc/swaps").read_text()),
+        check_swap(_swaps()),
         check_vault(config.takes_recordings),
     ]
 
@@ -53,6 +53,13 @@ def check_spool(state: Path, spool_bytes: int) -> Finding:
             )  # fmt: skip
         return ok(_ABOUT, "spool", f"{free >> 20} MiB are free")
     return warn(_ABOUT, "spool", f"{state} cannot be looked at", "run as the agent's user")
+
+
+def _swaps() -> str:
+    try:
+        return Path("/proc/swaps").read_text()
+    except FileNotFoundError:  # a kernel without swap, or a /proc of processes alone
+        return ""
 
 
 def check_swap(swaps: str) -> Finding:
