@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,18 +21,27 @@ HEADER = 12  # RTP without extension or contributors
 
 @dataclass
 class Seen:
-    """Filled at the end of the capture. udp, tcp: payloads, in order."""
+    """Filled at the end of the capture. udp, tcp: payloads, in order; senders: of each of udp."""
 
     udp: list[bytes] = field(default_factory=list)
+    senders: list[str] = field(default_factory=list)
     tcp: list[bytes] = field(default_factory=list)
 
-    def media(self) -> list[bytes]:
-        """Payloads of RTP packets of a G.711 frame or more, with whatever a cipher has added."""
-        return [p[HEADER:] for p in self.udp if p[:1] == b"\x80" and len(p) >= HEADER + FRAME]
+    def media(self, senders: Collection[str] = ()) -> list[bytes]:
+        """Payloads of RTP packets of a G.711 frame or more, with whatever a cipher has added.
 
-    def readable(self, speech: set[bytes]) -> int:
+        senders: addresses whose packets count; of everybody where there are none.
+        """
+        return [
+            p[HEADER:]
+            for p, sender in zip(self.udp, self.senders, strict=True)
+            if p[:1] == b"\x80" and len(p) >= HEADER + FRAME and (sender in senders or not senders)
+        ]
+
+    def readable(self, speech: set[bytes], senders: Collection[str] = ()) -> int:
         """How many media packets carry a stretch of the speech as it is."""
-        return sum(any(p[i : i + 40] in speech for i in range(0, 120, 40)) for p in self.media())
+        media = self.media(senders)
+        return sum(any(p[i : i + 40] in speech for i in range(0, 120, 40)) for p in media)
 
     def sip_lines(self) -> list[bytes]:
         """First lines of SIP messages that anybody can read."""
@@ -64,16 +73,20 @@ def listening(run: Run, addresses: list[str]) -> Iterator[Seen]:
     finally:
         process.terminate()
         process.wait(10)
-    seen.udp = _payloads(path, "udp.payload")
-    seen.tcp = _payloads(path, "tcp.payload")
+    packets = _payloads(path, "udp.payload")
+    seen.udp = [payload for _, payload in packets]
+    seen.senders = [sender for sender, _ in packets]
+    seen.tcp = [payload for _, payload in _payloads(path, "tcp.payload")]
 
 
-def _payloads(path: Path, name: str) -> list[bytes]:
+def _payloads(path: Path, name: str) -> list[tuple[str, bytes]]:
+    """Of each packet with one: who sent it, and the payload."""
     told = subprocess.run(
-        ["tshark", "-r", str(path), "-T", "fields", "-e", name],
+        ["tshark", "-r", str(path), "-T", "fields", "-e", "ip.src", "-e", name],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    return [bytes.fromhex(line.replace(":", "")) for line in told.stdout.split()]
+    found = (line.partition("\t") for line in told.stdout.splitlines())
+    return [(sender, bytes.fromhex(raw.replace(":", ""))) for sender, _, raw in found if raw]
 
 
 def stretches(speech: Path) -> set[bytes]:
