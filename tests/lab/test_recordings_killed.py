@@ -137,6 +137,13 @@ def fleet() -> Iterator[tuple[RecordingFleet, list[Asterisk], list[Phone]]]:
 
 
 @pytest.mark.timeout(400)
+def size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def test_nothing_is_lost_and_nothing_comes_twice(
     fleet: tuple[RecordingFleet, list[Asterisk], list[Phone]],
 ) -> None:
@@ -167,9 +174,12 @@ def test_nothing_is_lost_and_nothing_comes_twice(
     spool = world.config.state_path / "agent" / "spool"
 
     def shipped() -> bool:
-        return not list(world.tmpfs.glob("*/*")) and not [
-            path for path in spool.rglob("*") if path.is_file()
+        # A PBX that died before it opened its file may leave an empty one for ten minutes.
+        audio = [path for path in world.tmpfs.glob("*/*.raw") if size_of(path)]
+        sealed = [
+            path for path in spool.rglob("*") if path.is_file() and path.parent.name != "open"
         ]
+        return not audio and not sealed
 
     until(shipped, 40, "the node has shipped all it had")
     wrote = {recording: plain for recording, plain in witness.plain().items() if plain}
