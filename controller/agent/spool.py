@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from controller.render.write import sync_folder
+from controller.durable import sync_folder
 
 _NAME = re.compile(r"[0-9]{16}", re.ASCII)
 #: left to the rest of the machine, whatever the limit is

@@ -21,8 +21,8 @@ from controller.cli.session import Session
 from controller.config import Config
 from controller.config_file import load
 from controller.config_vault import FileKeys, Pkcs11Keys, TransitKeys
+from controller.durable import replace
 from controller.errors import PbxctlError, UsageError
-from controller.vault.durable import replace
 
 _CONFIG = "pbxctl.yaml"
 FOLDER = click.Path(file_okay=False, path_type=Path)

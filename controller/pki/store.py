@@ -14,7 +14,6 @@ import contextlib
 import datetime as dt
 import fcntl
 import os
-import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from controller.config import Config
+from controller.durable import replace
 from controller.errors import NotFound, PbxctlError, UsageError
 from controller.pki.authority import (
     MACHINE_DAYS,
@@ -145,7 +145,7 @@ class Store:
             listed = self.revoked(authority)
             before = x509.load_pem_x509_crl(listed.read_bytes()) if listed.exists() else None
             serial = _read_certificate(path).serial_number
-            _replace(listed, revocations(signer, serial, before, now), 0o644)
+            replace(listed, revocations(signer, serial, before, now), 0o644)
             path.unlink()
             self.key(authority, name).unlink(missing_ok=True)
 
@@ -155,7 +155,7 @@ class Store:
             path = self.key(authority, name)
             if not path.exists():
                 made = new_key()
-                _replace(path, key_pem(made), 0o600)
+                replace(path, key_pem(made), 0o600)
                 return made
             return _read_key(path)
 
@@ -176,8 +176,8 @@ class Store:
         """Of a certificate whose key is on its own machine: what it shows, and no key here."""
         with self._locked():
             pem = certificate.public_bytes(serialization.Encoding.PEM)
-            _replace(self._elsewhere(want), b"", 0o644)
-            _replace(self.certificate(want.authority, want.name), pem, 0o644)
+            replace(self._elsewhere(want), b"", 0o644)
+            replace(self.certificate(want.authority, want.name), pem, 0o644)
             self.key(want.authority, want.name).unlink(missing_ok=True)
 
     def _elsewhere(self, want: Wanted) -> Path:
@@ -220,7 +220,7 @@ class Store:
                 (self.ca(authority), signer),
                 (self.certificate(authority, name), certificate),
             ):
-                _replace(path, each.public_bytes(serialization.Encoding.PEM), 0o644)
+                replace(path, each.public_bytes(serialization.Encoding.PEM), 0o644)
 
     def _authority(self, name: AuthorityName, now: dt.datetime) -> Pair | None:
         path, key = self.ca(name), self.key(name, "ca")
@@ -249,8 +249,8 @@ class Store:
         return set(alternative_names(want.addresses)) <= set(named)
 
     def _keep(self, authority: AuthorityName, name: str, pair: Pair) -> None:
-        _replace(self.key(authority, name), pair.key_pem(), 0o600)
-        _replace(self.certificate(authority, name), pair.certificate_pem(), 0o644)
+        replace(self.key(authority, name), pair.key_pem(), 0o600)
+        replace(self.certificate(authority, name), pair.certificate_pem(), 0o644)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -306,17 +306,3 @@ def _read_key(path: Path) -> ec.EllipticCurvePrivateKey:
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise PbxctlError(f"{path} is no elliptic-curve key", hint="P-256 is what all parts take")
     return key
-
-
-def _replace(path: Path, content: bytes, mode: int) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

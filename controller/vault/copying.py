@@ -13,8 +13,8 @@ import shutil
 from pathlib import Path
 
 from controller.config import Config
+from controller.durable import replace
 from controller.errors import VaultError
-from controller.vault.durable import replace
 from controller.vault.slots import Slots
 
 _TRIES = 5

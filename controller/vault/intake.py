@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from controller.config import Config
+from controller.durable import sync_folder
 from controller.errors import StoreUnreachable
 
 _SUFFIX = ".envelope"
@@ -53,7 +54,7 @@ class Intake:
             if new.read_bytes() != data:
                 raise OSError("what it gives back is not what it was given")
             new.replace(path)
-            self._sync()
+            sync_folder(self._folder)
 
     def waiting(self) -> list[str]:
         """Recordings, those that came first first."""
@@ -75,7 +76,7 @@ class Intake:
         """Keeps what no key opens for a person to look at."""
         with self._translated():
             self._path(recording).replace(self._path(recording).with_suffix(_BAD))
-            self._sync()
+            sync_folder(self._folder)
 
     def destroy(self, recording: str) -> None:
         with self._translated(), contextlib.suppress(FileNotFoundError):
@@ -87,20 +88,13 @@ class Intake:
             finally:
                 os.close(handle)
             path.unlink()
-            self._sync()
+            sync_folder(self._folder)
 
     def _files(self, suffix: str) -> list[Path]:
         return list(self._folder.glob(f"*{suffix}"))
 
     def _path(self, recording: str) -> Path:
         return self._folder / f"{recording}{_SUFFIX}"
-
-    def _sync(self) -> None:
-        handle = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:

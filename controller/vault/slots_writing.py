@@ -25,8 +25,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from controller.durable import replace, sync_folder
 from controller.errors import VaultError
-from controller.vault.durable import replace, sync_folder
 from controller.vault.slots import (
     HEADER,
     HEADER_BYTES,

@@ -23,6 +23,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, S3Store
 
 from controller.config import Config, read_secret
+from controller.durable import sync_folder
 from controller.errors import StoreUnreachable
 
 if TYPE_CHECKING:
@@ -241,14 +242,8 @@ def _sync_file(path: Path) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with contextlib.suppress(FileNotFoundError):
+        sync_folder(path)
 
 
 def _forget_cached(path: Path) -> None:

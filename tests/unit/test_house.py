@@ -18,7 +18,7 @@ FLOORS = (
     {"records", "evidence", "fleet", "pbx", "pki"},
     {
         *("model", "config", "config_file", "config_shapes", "config_vault", "config_recordings"),
-        *("errors", "metrics", "log", "notify", "resources", "tasks", "version"),
+        *("durable", "errors", "metrics", "log", "notify", "resources", "tasks", "version"),
     },
 )
 

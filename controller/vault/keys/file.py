@@ -17,8 +17,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
+from controller.durable import replace
 from controller.errors import LoginRefused, Tampered, UsageError, VaultError
-from controller.vault.durable import replace
 
 _FORMAT = "pbxctl-key-file-1"
 _NONCE_BYTES = 12

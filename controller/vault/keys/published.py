@@ -6,9 +6,9 @@ from pathlib import Path
 
 import msgspec
 
+from controller.durable import replace
 from controller.errors import VaultError
 from controller.vault import xwing
-from controller.vault.durable import replace
 
 
 class PublicKey(msgspec.Struct, frozen=True):

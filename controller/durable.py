@@ -25,7 +25,7 @@ def replace(path: Path, content: bytes, mode: int = 0o600) -> None:
 
 def sync_folder(folder: Path) -> None:
     """A new name in it survives a power cut from here on."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
     finally:
