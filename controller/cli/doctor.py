@@ -63,19 +63,21 @@ def _look(session: Session) -> list[Finding]:
 
 async def _all(config: Config) -> list[Finding]:
     from controller.doctor.certificates import check_certificates
+    from controller.doctor.edges import check_edges
     from controller.doctor.host import check_host
     from controller.doctor.nodes import check_nodes
     from controller.doctor.picture import check_picture
     from controller.doctor.recordings import check_recordings
     from controller.doctor.vault import check_vault
 
-    host, recordings, vault, picture, nodes = await asyncio.gather(
+    host, edges, recordings, vault, picture, nodes = await asyncio.gather(
         asyncio.to_thread(check_host, config),
+        asyncio.to_thread(check_edges, config),
         asyncio.to_thread(check_recordings, config),
         asyncio.to_thread(check_vault, config),
         check_picture(config),
         check_nodes(config),
     )
     certificates = check_certificates(config)
-    here = [*host, *recordings, *vault, *certificates]
+    here = [*host, *edges, *recordings, *vault, *certificates]
     return [*here, *picture, *sorted(nodes, key=lambda f: f.about)]

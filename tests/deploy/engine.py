@@ -28,7 +28,7 @@ from tests.lab.sipp import _ulaw_byte
 from tests.lab.until import until
 
 PROJECT = "pbxctl-test"
-BASES = ("debian:bookworm-slim", "debian:forky-slim")
+BASES = ("debian:bookworm-slim", "debian:trixie-slim", "debian:forky-slim")
 CALLER = "10.213.1.50"
 TONE_HZ = 440
 ISSUE = """

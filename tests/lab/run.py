@@ -10,6 +10,7 @@ The lab and its guard hold the lock together: a number is free once both are gon
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import secrets
@@ -44,6 +45,14 @@ def lab_root() -> Path:
     return root
 
 
+def _name_alike(root: Path) -> None:
+    """Has a path below the root mean the same to a process in the chroot."""
+    alike = root / root.relative_to("/")
+    alike.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):  # from an earlier run, or one beside us
+        alike.symlink_to("/")
+
+
 class Run:
     """Holds a number from construction to `close`, and sweeps what dead labs left behind."""
 
@@ -60,6 +69,7 @@ class Run:
         sweep.sweep(number, self.folder)
         _sweep_dead(root)
         self.folder.mkdir(parents=True)
+        _name_alike(root)
         self._token = secrets.token_hex(16)
         (self.folder / sweep.TOKEN).write_text(self._token)
         self._hosts = iter(range(FIRST_HOST, LAST_HOST + 1))  # `next` on it is atomic

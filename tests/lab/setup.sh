@@ -1,7 +1,8 @@
 #!/bin/bash
 # Makes a Debian 12 machine ready for `make demo` and `make test`: Debian packages, .venv from
-# requirements.lock, and the lab root, a small Debian forky tree with Asterisk 22 and SIPp 3.8
-# (bookworm has no Asterisk) in $PBXCTL_LAB_CACHE, default /var/cache/pbxctl/lab.
+# requirements.lock, and the lab root, a small Debian forky tree with Asterisk 22, SIPp 3.8 and
+# Kamailio 6.1 (bookworm has no Asterisk, and its Kamailio 5.6 no sound TLS) in $PBXCTL_LAB_CACHE,
+# default /var/cache/pbxctl/lab.
 #
 # Repeatable, and fast when there is nothing to do. An interrupted run is simply started again: the
 # venv and the root are built beside their place and renamed into it. No service is started, stopped
@@ -18,7 +19,7 @@ HOST_PACKAGES=(
   redis-server sip-tester softhsm2 stunnel4 tmux tshark
 )
 ROOT_SUITE=forky
-ROOT_PACKAGES=asterisk,asterisk-core-sounds-en-wav,sip-tester,baresip-core
+ROOT_PACKAGES=asterisk,asterisk-core-sounds-en-wav,sip-tester,baresip-core,kamailio,kamailio-redis-modules,kamailio-tls-modules
 HOST_FREE_MB=1500 # packages, wheels and root with their downloads, measured with room to spare
 
 say() { printf 'setup %4ds  %s\n' "$SECONDS" "$*"; }

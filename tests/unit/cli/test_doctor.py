@@ -157,7 +157,7 @@ def test_nodes_without_the_phones_of_their_region_are_seen(stand: Stand, pbxctl:
     phones = FleetPhones(fleet)
 
     async def publish() -> None:
-        await phones.publish(await fleet.lead("phones", "s", 1000) or "", "west", 3, [])
+        await phones.publish(await fleet.lead("phones", "s", 5000) or "", "west", 3, [])
         await phones.acknowledge("e1", NodePhones({"west": 2}, "No space left on device"))
         await phones.acknowledge("w1", NodePhones({"west": 3}))
 
