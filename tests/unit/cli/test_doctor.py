@@ -17,6 +17,7 @@ from controller.doctor import dumped_config, host, nodes, picture
 from controller.doctor.finding import Finding, Level
 from controller.errors import LoginRefused
 from controller.fleet.functions import library
+from controller.fleet.keys import prefix
 from controller.fleet.phones import FleetPhones, NodePhones
 from controller.fleet.state import Presence
 from controller.model import Kind, NodeFacts
@@ -153,11 +154,13 @@ def test_the_whole_against_nodes_that_are_not_there(stand: Stand, pbxctl: Pbxctl
 
 
 def test_nodes_without_the_phones_of_their_region_are_seen(stand: Stand, pbxctl: Pbxctl) -> None:
-    fleet = stand.playing.fleet
+    fleet, fleet_name = stand.playing.fleet, stand.config.fleet
     phones = FleetPhones(fleet)
 
     async def publish() -> None:
-        await phones.publish(await fleet.lead("phones", "s", 5000) or "", "west", 3, [])
+        while not (epoch := await fleet.lead("phones", "s", 5000)):  # the stand's gate leads
+            await fleet.client.delete(f"{prefix(fleet_name)}:lease:@phones")
+        await phones.publish(epoch, "west", 3, [])
         await phones.acknowledge("e1", NodePhones({"west": 2}, "No space left on device"))
         await phones.acknowledge("w1", NodePhones({"west": 3}))
 
