@@ -285,7 +285,8 @@ def packets(node: Asterisk, channel: str) -> int:
     answer = node.ami(
         f"Action: Getvar\r\nChannel: {channel}\r\nVariable: CHANNEL(rtcp,rxcount)\r\n"
     )
-    return int(answer.rsplit("Value: ", 1)[-1].split()[0] or 0) if "Value: " in answer else 0
+    found = re.search(r"^Value: (\d+)", answer, re.M)  # empty before the first packet
+    return int(found[1]) if found else 0
 
 
 def test_the_listener_on_the_wire_would_have_heard_a_plain_call(world: World) -> None:
