@@ -7,7 +7,12 @@ import re
 import secrets
 import socket
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,43 @@ class Answer:
         raise AssertionError(f"no MD5 challenge in {self.text}")
 
 
+class TappedTls:
+    """A client's TLS over `link`. wire: all that it sent there, as a listener would keep it."""
+
+    def __init__(self, link: socket.socket, tls: ssl.SSLContext, host: str) -> None:
+        self._link = link
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = tls.wrap_bio(self._in, self._out, server_hostname=host)
+        self.wire = bytearray()
+        self.getsockname = link.getsockname
+        self.close = link.close
+        self._drive(self._tls.do_handshake)
+
+    def sendall(self, data: bytes) -> None:
+        self._drive(partial(self._tls.write, data))
+
+    def recv(self, size: int) -> bytes:
+        return self._drive(partial(self._tls.read, size))
+
+    def _drive(self, step: Callable[[], T]) -> T:
+        while True:
+            try:
+                return step()
+            except ssl.SSLWantReadError:
+                self._send()
+                if data := self._link.recv(65536):
+                    self._in.write(data)
+                else:
+                    self._in.write_eof()
+            finally:
+                self._send()
+
+    def _send(self) -> None:
+        data = self._out.read()
+        self.wire += data
+        self._link.sendall(data)
+
+
 class Registrar:
     """One connection to a node's registrar, from an address of its own."""
 
@@ -32,7 +74,7 @@ class Registrar:
         host, port = node.rsplit(":", 1)
         self.host = host
         link = socket.create_connection((host, int(port)), 3, (source, 0))
-        self._link = tls.wrap_socket(link, server_hostname=host) if tls else link
+        self._link = TappedTls(link, tls, host) if tls else link
         self._transport = "TLS" if tls else "TCP"
         self._here = "{}:{}".format(*self._link.getsockname())
         self._call = secrets.token_hex(8)
@@ -40,6 +82,12 @@ class Registrar:
 
     def close(self) -> None:
         self._link.close()
+
+    @property
+    def wire(self) -> bytes:
+        """What a listener on the wire has of it so far. Of TLS alone."""
+        assert isinstance(self._link, TappedTls)
+        return bytes(self._link.wire)
 
     def register(self, name: str, authorization: str = "", *, expires_s: int = 60) -> Answer:
         self._count += 1

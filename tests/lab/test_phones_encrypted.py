@@ -135,6 +135,41 @@ def test_a_register_that_was_seen_is_soon_worth_nothing(fleet: PhoneFleet, node:
         Registrar(where, address).send(stolen)
 
 
+@pytest.mark.parametrize("node", ["a", pytest.param("f", marks=pytest.mark.freeswitch)])
+def test_what_a_listener_keeps_of_a_register_cannot_be_sent_again(
+    fleet: PhoneFleet, node: str
+) -> None:
+    """At once and from the same address: each TLS connection has keys of its own, and no node takes
+    early data, which could be replayed."""
+    name = {"a": "3103", "f": "3104"}[node]
+    made = fleet.add(name, "east")
+    fleet.until_ready(name)
+    where, address = fleet.config.nodes[node].phones_sip, fleet.lab.address()
+    phone = Registrar(
+        where, address, context(open_store(fleet.config).ca("sip"), None, fleet.folder)
+    )
+    header = phone.authorization(name, made.password, phone.register(name))
+    assert phone.register(name, header).code == 200
+    kept = phone.wire
+    until(lambda: fleet.phone_view(name).at, 5, "it is registered")
+    header = phone.authorization(name, made.password, phone.register(name, expires_s=0))
+    assert phone.register(name, header, expires_s=0).code == 200
+    until(lambda: not fleet.phone_view(name).at, 5, "it is registered no longer")
+
+    assert (name.encode() in kept, b"REGISTER" in kept) == (False, False)
+    host, port = where.rsplit(":", 1)
+    with socket.create_connection((host, int(port)), 2, (address, 0)) as thief:
+        thief.sendall(kept)
+        with contextlib.suppress(ConnectionResetError):
+            while thief.recv(65536):  # its hello, its alert, the end; TimeoutError if it goes on
+                pass
+    assert not fleet.phone_view(name).at
+    assert (
+        phone.register(name, phone.authorization(name, made.password, phone.register(name))).code
+        == 200
+    )
+
+
 def test_with_dtls_the_keys_are_in_nobodys_sip(lab: Lab) -> None:
     """Two nodes of Asterisk; config_file.py refuses FreeSWITCH, and says why."""
     nodes: dict[Asterisk | FreeSwitch, str] = {
