@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from types import ModuleType
@@ -192,7 +191,6 @@ def test_images_run_without_root_and_carry_no_secret() -> None:
     assert (TOP / ".dockerignore").read_text().splitlines()[1] == "*", "named files alone go in"
 
 
-@pytest.mark.skipif(not shutil.which("docker-compose"), reason="docker-compose is not installed")
 @pytest.mark.parametrize("profiles", [[], ["--profile", "freeswitch", "--profile", "tools"]])
 def test_docker_compose_takes_the_file(profiles: list[str]) -> None:
     done = subprocess.run(

@@ -14,9 +14,9 @@ CACHE=${PBXCTL_LAB_CACHE:-/var/cache/pbxctl/lab}
 ROOT=$CACHE/asterisk-root
 VENV=$HERE/.venv
 HOST_PACKAGES=(
-  ca-certificates debootstrap iproute2 kamailio kamailio-redis-modules kamailio-tls-modules
-  ffmpeg haproxy kamailio-utils-modules nftables openssl postgresql procps prometheus python3-venv
-  redis-server sip-tester softhsm2 stunnel4 tmux tshark
+  ca-certificates debootstrap docker-compose ffmpeg haproxy iproute2 kamailio
+  kamailio-redis-modules kamailio-tls-modules kamailio-utils-modules nftables openssl postgresql
+  procps prometheus python3-venv redis-server sip-tester softhsm2 stunnel4 tmux tshark
 )
 ROOT_SUITE=forky
 ROOT_PACKAGES=asterisk,asterisk-core-sounds-en-wav,sip-tester,baresip-core,kamailio,kamailio-redis-modules,kamailio-tls-modules
