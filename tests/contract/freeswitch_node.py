@@ -48,6 +48,8 @@ CONFIG = """<?xml version="1.0"?>
       <param name="manage-presence" value="false"/>
       <param name="accept-blind-reg" value="true"/>
       <param name="rtp-secure-media" value="optional"/>
+      <!-- without a timer 1.11.3 leaves a re-INVITE unanswered while no RTP comes -->
+      <param name="rtp-timer-name" value="soft"/>
       <param name="inbound-codec-prefs" value="PCMU"/>
       <param name="outbound-codec-prefs" value="PCMU"/>
     </settings></profile></profiles></configuration>
