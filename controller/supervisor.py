@@ -1,17 +1,15 @@
 """`pbxctl up`: all roles on one machine, and a private redis-server when the config names none.
 
 A role that ends is started again within a second, more slowly while it keeps failing at its
-start. The end of the supervisor, by whatever way, is the end of its roles (PR_SET_PDEATHSIG);
-calls on the PBXs go on.
+start; one whose loop hangs is killed and started again (keeper.py). The end of the supervisor, by
+whatever way, is the end of its roles (PR_SET_PDEATHSIG); calls on the PBXs go on.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import fcntl
 import logging
-import os
 import shutil
 import signal
 import sys
@@ -22,14 +20,12 @@ from pathlib import Path
 from controller import notify
 from controller.config import Config
 from controller.errors import PbxctlError, UsageError
+from controller.keeper import Keeper
 from controller.log import set_up_logging
 
-RESTART_FIRST_S = 0.1
-RESTART_MAX_S = 5.0
-HEALTHY_S = 10.0
-STOP_S = 6.0
+# `up` says that it is ready when all roles are; one that cannot start must not hold the others up.
+ALL_READY_S = 15.0
 REDIS_READY_S = 10.0
-_PR_SET_PDEATHSIG = 1
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +57,7 @@ async def _main(config: Config) -> int:
     keepers = []
     redis = None
     if config.redis.url is None:
-        redis = _Keeper("redis", redis_command(config))
+        redis = Keeper("redis", redis_command(config))
         redis.start()
         try:
             await _redis_ready(config.state_path / "redis.sock", stop)
@@ -69,17 +65,28 @@ async def _main(config: Config) -> int:
             await redis.end()
             raise
     for role in roles_of(config):
-        keeper = _Keeper(role, [sys.executable, "-m", "controller.cli", "--config", config.source,
+        keeper = Keeper(role, [sys.executable, "-m", "controller.cli", "--config", config.source,
                                 "run", role])  # fmt: skip
+        await keeper.listen(config.state_path / f"{role}.up")
         keeper.start()
         keepers.append(keeper)
-    notify.ready()
+    telling = asyncio.create_task(_tell_ready(keepers))
     await notify.alive(stop)
+    telling.cancel()
     log.info("stops; calls on the nodes go on")
     await asyncio.gather(*(keeper.end() for keeper in keepers))
     if redis:
         await redis.end()
     return 0
+
+
+async def _tell_ready(keepers: Sequence[Keeper]) -> None:
+    waits = [asyncio.create_task(keeper.ready.wait(), name=keeper.name) for keeper in keepers]
+    _, late = await asyncio.wait(waits, timeout=ALL_READY_S)
+    for wait in late:
+        log.warning("%s is not ready after %.0f s; the others run", wait.get_name(), ALL_READY_S)
+        wait.cancel()
+    notify.ready()
 
 
 def roles_of(config: Config) -> list[str]:
@@ -126,56 +133,3 @@ async def _redis_ready(socket: Path, stop: asyncio.Event) -> None:
                 hint="its log stands above; is the disk full?",
             )
         await asyncio.sleep(0.05)
-
-
-class _Keeper:
-    """Keeps one program running until `end`."""
-
-    def __init__(self, name: str, command: Sequence[str]) -> None:
-        self.name = name
-        self._command = command
-        self._process: asyncio.subprocess.Process | None = None
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._keep(), name=f"keep {self.name}")
-
-    async def _keep(self) -> None:
-        pause_s = RESTART_FIRST_S
-        while True:
-            began = time.monotonic()
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command,
-                preexec_fn=_die_with_parent,
-                stdin=asyncio.subprocess.DEVNULL,
-                env=notify.without(os.environ),
-            )
-            log.info("%s runs, pid %d", self.name, self._process.pid)
-            code = await self._process.wait()
-            if time.monotonic() - began > HEALTHY_S:
-                pause_s = RESTART_FIRST_S
-            log.warning("%s ended with %d; starts again in %.1f s", self.name, code, pause_s)
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, RESTART_MAX_S)
-
-    async def end(self) -> None:
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        process = self._process
-        if process is None or process.returncode is not None:
-            return
-        process.terminate()
-        try:
-            async with asyncio.timeout(STOP_S):
-                await process.wait()
-        except TimeoutError:
-            log.warning("%s does not stop; it is killed", self.name)
-            process.kill()
-            await process.wait()
-
-
-def _die_with_parent() -> None:
-    # Own session: Ctrl-C reaches the supervisor alone, which then stops all in order.
-    os.setsid()
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -14,9 +14,10 @@ CACHE=${PBXCTL_LAB_CACHE:-/var/cache/pbxctl/lab}
 ROOT=$CACHE/asterisk-root
 VENV=$HERE/.venv
 HOST_PACKAGES=(
-  ca-certificates debootstrap docker-compose ffmpeg haproxy iproute2 kamailio
+  ca-certificates dbus debootstrap docker-compose ffmpeg haproxy iproute2 kamailio
   kamailio-redis-modules kamailio-tls-modules kamailio-utils-modules nftables openssl postgresql
-  procps prometheus python3-venv redis-server sip-tester softhsm2 stunnel4 tmux tshark
+  procps prometheus python3-venv redis-server sip-tester softhsm2 stunnel4 systemd
+  systemd-container tmux tshark util-linux
 )
 ROOT_SUITE=forky
 ROOT_PACKAGES=asterisk,asterisk-core-sounds-en-wav,sip-tester,baresip-core,kamailio,kamailio-redis-modules,kamailio-tls-modules

@@ -11,7 +11,7 @@ LINES_MAX = 400
 
 #: a room may import from its own floor and those below
 FLOORS = (
-    {"cli", "supervisor"},
+    {"cli", "keeper", "supervisor"},
     {"roles"},
     {"api", "agent", "render", "doctor"},
     {"routing", "capacity", "fraud", "media", "vault", "access"},
