@@ -321,6 +321,7 @@ class Worker:
             cpu=load.cpu,
             loss=load.loss,
             jitter=load.jitter_ms,
+            mes=load.mes,
             version=facts.version if facts else None,
             in_step=None if self._in_step else False,
             problem="",
