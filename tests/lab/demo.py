@@ -199,6 +199,7 @@ class Demo:
             ("placed", f"{placed}, of them {spilled} in another region"),
             ("answered", f"{result.answered}"),
             ("refused or failed", f"{result.failed}  {_codes(result)}"),
+            *((f"no node: {why}", f"{n}") for why, n in _refusals(watch.stats)),
             ("ended in order", f"{result.completed} (a killed or frozen node takes its own down)"),
             ("INVITE to answer", f"p50 {p50:.0f} ms, p99 {p99:.0f} ms"),
             ("most/mean calls", f"{statistics.median(watch.spread):.2f}" if watch.spread else "-"),
@@ -216,6 +217,10 @@ class Demo:
 
 def _codes(result: CallsResult) -> str:
     return ", ".join(f"{n} × {code}" for code, n in sorted(result.codes.items()) if code != 200)
+
+
+def _refusals(stats: dict[str, int]) -> list[tuple[str, int]]:
+    return [(kind.partition(":")[2], n) for kind, n in sorted(stats.items()) if "reject:" in kind]
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:
