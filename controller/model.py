@@ -90,6 +90,7 @@ class LoadSample(msgspec.Struct, frozen=True, tag=True):
     channels: legs up now. channels_max: the PBX's own limit. cpu: busy share of the host, 0 to 1.
     calls_max: the PBX's own limit of calls (CoreMaxCalls, Max-Sessions / 2).
     arrivals_per_s: new calls in the last second. loss: share of RTP packets lost, 0 to 1.
+    mes: the media experience score, 20 (nothing to understand) to 90: 20 times the E-model's MOS.
     """
 
     channels: int | None = None
@@ -99,6 +100,7 @@ class LoadSample(msgspec.Struct, frozen=True, tag=True):
     cpu: float | None = None
     loss: float | None = None
     jitter_ms: float | None = None
+    mes: float | None = None
 
 
 class EventsLost(msgspec.Struct, frozen=True, tag=True):

@@ -39,6 +39,11 @@ _OF_NODE: tuple[tuple[str, str, Callable[[NodeView], float | None]], ...] = (
         lambda n: n.jitter_ms / 1000 if n.jitter_ms >= 0 else None,
     ),
     (
+        "rtp_mes",
+        "Media experience score, 20 (worst) to 90, as the PBX tells.",
+        lambda n: _told(n.mes),
+    ),
+    (
         "silent_seconds",
         "Time since the node's last sign of life.",
         lambda n: n.silent_ms / 1000 if n.driver else None,

@@ -59,7 +59,7 @@ def _absent(config: Config, name: str) -> NodeView:
         want="standby" if node.standby else "active", load=0.0, calls=0, reserved=0,
         calls_max=node.calls_max or 0, channels=0, channels_max=node.channels_max or 0,
         arrivals_per_s=0.0, cpu=-1.0, weight=node.weight, silent_ms=-1, loss=-1.0, jitter_ms=-1.0,
-        driver="", drift=0,
+        mes=-1.0, driver="", drift=0,
     )  # fmt: skip
 
 

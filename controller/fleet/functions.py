@@ -284,8 +284,10 @@ class Fleet:
         flat = [part.decode() for part in await self.call_function("claim", owner, ttl_ms, *nodes)]
         return [Lease(*pair) for pair in zip(flat[::2], flat[1::2], strict=True)]
 
-    async def release(self, owner: str, nodes: Iterable[str]) -> None:
-        await self.call_function("release", owner, *nodes)
+    async def release(self, owner: str, nodes: Iterable[str]) -> int:
+        """Gives leases back; how many other drivers can take them. Until one does, they count."""
+        others: int = await self.call_function("release", owner, *nodes)
+        return others
 
     async def lead(self, what: str, owner: str, ttl_ms: int) -> str | None:
         """Takes or renews the leader's lease; None while another leads."""

@@ -8,7 +8,7 @@ from controller.model import MediaVerdict, NodeState, Want
 
 
 class NodeView(msgspec.Struct, frozen=True):
-    """One node as placement sees it. -1 stands for "not told" in cpu, loss and jitter_ms.
+    """One node as placement sees it. -1 stands for "not told" in cpu, loss, jitter_ms and mes.
 
     load: the fullest signal over the weight; calls: live; reserved: placed, not shown yet.
     drift: calls by which the live set was wrong at the last comparison with the node's own list.
@@ -37,6 +37,7 @@ class NodeView(msgspec.Struct, frozen=True):
     driver: str
     drift: int
     problem: str = ""
+    mes: float = -1.0
 
 
 class LegMedia(msgspec.Struct, frozen=True, rename={"encrypted": "enc", "checked_ms": "t"}):
@@ -121,6 +122,7 @@ class Beat(msgspec.Struct, frozen=True, omit_defaults=True):
     cpu: float | None = None
     loss: float | None = None
     jitter: float | None = None
+    mes: float | None = None
     version: str | None = None
     in_step: bool | None = None
     problem: str | None = None

@@ -377,6 +377,7 @@ class AsteriskDriver(Driver):
                         cpu=cpu,
                         loss=self._calls.quality.loss(now_s),
                         jitter_ms=self._calls.quality.jitter_ms(now_s),
+                        mes=self._calls.quality.mes(now_s),
                     )
                 ]
             )

@@ -139,7 +139,7 @@ class Calls:
             return []
         if event == "VarSet" and message.headers.get("Variable") == "RTPAUDIOQOS":
             if told := parse_rtpaudioqos(message.headers.get("Value", "")):
-                self.quality.leg_ended(*told, now_s)
+                self.quality.leg_ended(told, now_s)
             return []
         self._link(message, uniqueid, linkedid, now_s, out)
         if event == "Hangup":

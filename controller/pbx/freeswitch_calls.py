@@ -39,7 +39,7 @@ from controller.model import (
 )
 from controller.pbx.base import VALUE_MAX_CHARS
 from controller.pbx.esl_frames import EslEvent
-from controller.pbx.quality import Quality
+from controller.pbx.quality import MES_OF_MOS, LegQuality, Quality
 
 EVENTS = (
     "CHANNEL_CREATE CHANNEL_PROGRESS CHANNEL_PROGRESS_MEDIA CHANNEL_ANSWER CHANNEL_BRIDGE "
@@ -98,10 +98,7 @@ class Calls:
         if name == "CHANNEL_DESTROY":
             received = _number(event.get("variable_rtp_audio_in_packet_count"))
             if received:
-                # Flaws are gaps in what came; FreeSWITCH tells jitter as a variance at its worst
-                # alone, which is no mean.
-                flaws = _number(event.get("variable_rtp_audio_in_flaw_total")) or 0
-                self._quality.leg_ended(received, flaws, None, self._sampled_at_s or 0.0)
+                self._quality.leg_ended(_quality(event, received), self._sampled_at_s or 0.0)
             return list(self._leave(leg, _cause(event)))
         if name == "CUSTOM":  # sofia::reinvite carries nothing but the leg
             return self._media(self._by_leg.get(leg))
@@ -153,6 +150,7 @@ class Calls:
             arrivals_per_s=arrivals,
             cpu=None if idle is None else min(1.0, max(0.0, 1 - idle / 100)),
             loss=self._quality.loss(now_s),
+            mes=self._quality.mes(now_s),
         )
 
     def waits(self, leg: str) -> bool:
@@ -289,6 +287,20 @@ class Calls:
 def believed(placement: str) -> str:
     """The placement if it has the form of ours, else "": it goes into Redis and SIP headers."""
     return placement if _PLACEMENT.fullmatch(placement) else ""
+
+
+def _quality(event: EslEvent, received: float) -> LegQuality:
+    """What FreeSWITCH tells of a leg that ends.
+
+    It has no count of lost packets. Flaws count a gap more than once, skips are reads that found no
+    packet, some of them before the first one: of 350 packets with 55 dropped on the way it told 148
+    flaws and 58 skips, with none dropped 0 and 3. Jitter is told as a variance at its worst alone,
+    which is no mean.
+    """
+    flaws = _number(event.get("variable_rtp_audio_in_flaw_total")) or 0
+    skips = _number(event.get("variable_rtp_audio_in_skip_packet_count")) or flaws
+    mos = _number(event.get("variable_rtp_audio_in_mos"))
+    return LegQuality(received, min(flaws, skips), mes=None if mos is None else mos * MES_OF_MOS)
 
 
 def _cause(event: EslEvent) -> int:

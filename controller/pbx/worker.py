@@ -4,7 +4,9 @@ Invariants
     order     Redis hears of this node in the order in which the driver told it: everything that
               writes calls does so under `_writing`.
     in step   whenever a word to Redis may be lost, or events were, the node is out of step: no
-              new call until the whole list of its calls was compared (promise 3).
+              new call until the whole list of its calls was compared (promise 3). On a new link
+              the comparison comes before the first beat: a node handed over in order is placed
+              on meanwhile, until the word of its last driver is too old (lua/redis, claim).
     fencing   every write carries the lease. A stale one stops all writing until `renew` brings
               the next lease; the link to the PBX, and the calls on it, go on meanwhile.
     commands  are run once, one after the other; a repeat is Redis's decision, never ours.
@@ -109,6 +111,7 @@ class Worker:
         self._in_step = False
         self._writing = asyncio.Lock()
         self._compare_now = asyncio.Event()
+        self._compared = asyncio.Event()  # on this link, or it cannot be now
         self._commands_wait = asyncio.Event()
         self._problem = ""
 
@@ -175,6 +178,7 @@ class Worker:
             self._facts = await driver.connect()
             self._secret_taken = self._secret_seen
             self._problem = ""
+            self._compared.clear()
             LINK_UP.labels(self.name).set(1)
             log.info("node %s: linked, version %s", self.name, self._facts.version)
             self._out_of_step()
@@ -225,6 +229,12 @@ class Worker:
             self._registered = False
         self._out_of_step()
         return 0
+
+    async def _enrol(self) -> None:
+        async with self._writing:
+            if self.lease and not self._registered:
+                with contextlib.suppress(StaleEpoch, FleetUnreachable):  # the next beat acts on it
+                    await self._register(self.lease)
 
     async def _register(self, lease: Lease) -> None:
         node = self.config
@@ -292,6 +302,7 @@ class Worker:
 
     async def _beats(self, driver: Driver) -> None:
         was_silent = False
+        await self._compared.wait()
         while True:
             silence_s = driver.silence_s()
             if silence_s > GIVE_UP_S:
@@ -321,6 +332,7 @@ class Worker:
             cpu=load.cpu,
             loss=load.loss,
             jitter=load.jitter_ms,
+            mes=load.mes,
             version=facts.version if facts else None,
             in_step=None if self._in_step else False,
             problem="",
@@ -333,6 +345,7 @@ class Worker:
             await asyncio.sleep(BEAT_S)
 
     async def _compares(self, driver: Driver) -> None:
+        await self._enrol()
         while True:
             await is_set(self._compare_now, COMPARE_S * random.uniform(0.8, 1.0))  # noqa: S311
             self._compare_now.clear()
@@ -342,6 +355,7 @@ class Worker:
                 except DeadlineExceeded as error:
                     # A PBX under storm may be slow to list; that alone does not make it dead.
                     log.warning("node %s: %s", self.name, error.message)
+            self._compared.set()
             if not self._in_step:
                 await asyncio.sleep(BEAT_S)
                 self._compare_now.set()

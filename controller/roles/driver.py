@@ -2,6 +2,10 @@
 
 Several drivers share a fleet. One that dies loses its leases after LEASE_MS; the others claim
 them within CLAIM_S more, and compare every call before a node is placed on again.
+
+One that stops in order, or has more than its share, hands over: it gives the lease back and tells
+what its nodes do until another has taken them. They are placed on throughout, for the taker
+compares before the last word is too old.
 """
 
 from __future__ import annotations
@@ -30,6 +34,9 @@ from controller.tasks import is_set
 
 CLAIM_S = 0.4
 LEASE_MS = 1500
+#: others claim every CLAIM_S; a node that none took by then has no taker
+HANDOVER_S = 3.0
+TAKEN_POLL_S = 0.05
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +76,7 @@ class _Crew:
         self._phone_versions: dict[str, int] = {}
         self._demands = Demands.of(config)
         self._workers: dict[str, tuple[Worker, asyncio.Task[None]]] = {}
+        self._yielding: dict[str, float] = {}  # node -> loop time at which its worker goes
         self._away = False
 
     async def claim(self) -> None:
@@ -88,9 +96,7 @@ class _Crew:
             log.warning("Redis answers again")
             self._away = False
         held = {lease.node: lease for lease in leases}
-        for name in set(self._workers) - set(held):
-            log.info("node %s: its lease went to another driver", name)
-            await self._dismiss(name)
+        await self._yield(set(self._workers) - set(held))
         for lease in leases:
             self._employ(lease)
         LEASES.set(len(held))
@@ -129,14 +135,31 @@ class _Crew:
         task = asyncio.create_task(worker.run(), name=f"worker {lease.node}")
         self._workers[lease.node] = (worker, task)
 
+    async def _yield(self, names: set[str]) -> None:
+        """Dismisses the workers of nodes that another driver has by now, or that none wants."""
+        now_s = asyncio.get_running_loop().time()
+        self._yielding = {n: self._yielding.get(n, now_s + HANDOVER_S) for n in names}
+        for name, until_s in self._yielding.items():
+            if self._workers[name][0].lease is None or now_s > until_s:
+                log.info("node %s: its lease went to another driver", name)
+                await self._dismiss(name)
+
     async def _dismiss(self, name: str) -> None:
         _, task = self._workers.pop(name)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
     async def end(self) -> None:
-        await asyncio.gather(*(self._dismiss(name) for name in list(self._workers)))
         try:
-            await self._fleet.release(self._owner, self._config.nodes)
+            if await self._fleet.release(self._owner, self._config.nodes):
+                await self._taken()
         except (FleetUnreachable, StaleEpoch):
             log.debug("Redis is away; the leases end by themselves")
+        await asyncio.gather(*(self._dismiss(name) for name in list(self._workers)))
+
+    async def _taken(self) -> None:
+        """Waits until other drivers hold all nodes, but not for ever."""
+        for _ in range(round(HANDOVER_S / TAKEN_POLL_S)):
+            if not any(worker.lease for worker, _ in self._workers.values()):
+                return
+            await asyncio.sleep(TAKEN_POLL_S)

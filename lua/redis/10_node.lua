@@ -20,7 +20,7 @@
 -- counters on their way to P:stats, policy and nodes as unpacked last. A failover starts them anew.
 --
 -- A node's fields, numbers as strings: region address kind weight calls_max channels_max rate_max
--- version want link sip synced seen since hold epoch channels cpu place loss jitter flat
+-- version want link sip synced seen since hold epoch channels cpu place loss jitter mes flat
 --   want    what the operator wants: active draining standby ejected
 --   link    "1" while a driver holds a control link; sip "0" while OPTIONS go unanswered
 --   synced  "1" once the live set was compared with the node's own list under the present lease
@@ -313,7 +313,7 @@ redis.register_function {
       end
         local extra = redis.call(
           'HMGET', P .. ':node:' .. name, 'kind', 'version', 'loss', 'jitter', 'owner', 'drift',
-          'problem')
+          'problem', 'mes')
         list[#list + 1] = {
           name = name, region = node.region, address = node.address, kind = extra[1] or '',
           version = extra[2] or '', state = state, reason = reason, want = node.want,
@@ -323,6 +323,7 @@ redis.register_function {
           arrivals_per_s = decayed_rate(node, now), cpu = node.cpu or -1,
           weight = node.weight, silent_ms = now - (node.seen or 0),
           loss = tonumber(extra[3] or -1), jitter_ms = tonumber(extra[4] or -1),
+          mes = tonumber(extra[8] or -1),
           driver = extra[5] or '', drift = tonumber(extra[6] or 0), problem = extra[7] or '',
         }
       end

@@ -135,8 +135,8 @@ local function smoothed(before, value, dt_ms)
 end
 
 -- beat: KEYS P; ARGV node epoch msgpack: {link, sip, silence_ms, channels, channels_max,
--- calls_max, cpu, loss, jitter, version, problem, in_step}; what is absent stays as it was. in_step false
--- (events were lost) keeps calls away until the next reconcile. silence_ms is an age
+-- calls_max, cpu, loss, jitter, mes, version, problem, in_step}; what is absent stays as it was. in_step
+-- false (events were lost) keeps calls away until the next reconcile. silence_ms is an age
 -- by the driver's own monotonic clock. Returns want, and the number of waiting commands.
 redis.register_function('beat', function(keys, args)
   local P, name = keys[1], args[1]
@@ -179,7 +179,7 @@ redis.register_function('beat', function(keys, args)
   if told.channels then
     put('channels', told.channels)
   end
-  for _, field in ipairs({ 'channels_max', 'calls_max', 'loss', 'jitter', 'version', 'problem' }) do
+  for _, field in ipairs({ 'channels_max', 'calls_max', 'loss', 'jitter', 'mes', 'version', 'problem' }) do
     put(field, told[field])
   end
   redis.call('HSET', P .. ':node:' .. name, unpack(write))

@@ -10,6 +10,7 @@ local COMMAND_KEEP_MS = 600000
 -- Whoever asked for an outbound call has given up by then: it must not ring later.
 local ONCE_KEEP_MS = 15000
 
+-- Returns epoch, whether it is a new one, whether the last owner gave the lease back in order.
 local function lease(P, name, owner, ttl_ms, now)
   local key = P .. ':lease:' .. name
   local held = redis.call('HMGET', key, 'owner', 'epoch', 'ends', 'server')
@@ -26,7 +27,7 @@ local function lease(P, name, owner, ttl_ms, now)
   local epoch = string.format('%.0f', math.max(us, tonumber(held[2] or 0) + 1))
   redis.call('HSET', key, 'owner', owner, 'epoch', epoch, 'ends', now + ttl_ms,
     'server', server)
-  return epoch, true
+  return epoch, true, held[1] == '' and held[4] == server
 end
 
 -- lead: KEYS P; ARGV name owner ttl_ms. Takes or renews one lease. Returns the epoch, or nil while
@@ -46,7 +47,7 @@ redis.register_function('claim', function(keys, args)
   local P, owner, ttl_ms, now = keys[1], args[1], tonumber(args[2]), now_ms()
   redis.call('ZREMRANGEBYSCORE', P .. ':drivers', '-inf', now)
   redis.call('ZADD', P .. ':drivers', now + ttl_ms, owner)
-  local total = #args - 2
+  local pol, total = policy(P, now), #args - 2
   local share = math.ceil(total / redis.call('ZCARD', P .. ':drivers'))
   local mine, others = {}, {}
   for i = 3, #args do
@@ -59,16 +60,20 @@ redis.register_function('claim', function(keys, args)
     if held >= share then
       return
     end
-    local epoch, new = lease(P, name, owner, ttl_ms, now)
+    local epoch, new, handed = lease(P, name, owner, ttl_ms, now)
     if epoch then
       held = held + 1
       out[#out + 1], out[#out + 2] = name, epoch
-      if new then
-        -- What happened since the last owner's word is unknown: no call until compared anew.
-        if redis.call('EXISTS', P .. ':node:' .. name) == 1 then
-          redis.call('HSET', P .. ':node:' .. name, 'synced', '0', 'owner', owner)
-          recount(P, name, policy(P), now)
+      local node = new and read_node(P, name)
+      if node then
+        -- What happened since the last owner's word is unknown: no call until compared anew. But
+        -- an owner that went in order told all until now. Its word stands until the node counts as
+        -- silent, for a driver's first beat comes after its first comparison (pbx/worker.py).
+        if not handed or not pol or now - (node.seen or 0) > pol.silent_ms then
+          redis.call('HSET', P .. ':node:' .. name, 'synced', '0')
         end
+        redis.call('HSET', P .. ':node:' .. name, 'owner', owner)
+        recount(P, name, pol, now)
       end
     end
   end
@@ -84,17 +89,19 @@ redis.register_function('claim', function(keys, args)
   return out
 end)
 
--- release: KEYS P; ARGV owner node... A driver that stops in order gives its nodes back at once.
+-- release: KEYS P; ARGV owner node... A driver that stops in order gives its nodes back at once, and
+-- its epochs count until another takes them. Returns how many other drivers are there to do so.
 redis.register_function('release', function(keys, args)
   local P, owner = keys[1], args[1]
   redis.call('ZREM', P .. ':drivers', owner)
+  redis.call('ZREMRANGEBYSCORE', P .. ':drivers', '-inf', now_ms())
   for i = 2, #args do
     local key = P .. ':lease:' .. args[i]
     if redis.call('HGET', key, 'owner') == owner then
       redis.call('HSET', key, 'ends', 0, 'owner', '')
     end
   end
-  return redis.status_reply('OK')
+  return redis.call('ZCARD', P .. ':drivers')
 end)
 
 -- register: KEYS P; ARGV node epoch msgpack: {region, address, kind, weight, calls_max,

@@ -38,7 +38,8 @@ from tests.lab.sipp import Calls, CallsResult
 CALLS = 300
 RATE_PER_S = 10.0
 HOLD_S = 6.0
-CALLS_MAX = 40
+# One node alone has room for all calls that are up at once: without a FreeSWITCH only one is left.
+CALLS_MAX = 70
 KILL_AT_S, FREEZE_AT_S, MEND_AT_S = 8.0, 15.0, 21.0
 POLL_S = 0.1
 BAR = 10
@@ -57,9 +58,11 @@ class Watch:
 
     def see(self, nodes: list[NodeView]) -> None:
         self.over_limit += sum(n.calls + n.reserved > n.calls_max for n in nodes)
-        counts = [n.calls for n in nodes if n.state is NodeState.ACTIVE]
-        if len(counts) > 1 and statistics.mean(counts) >= 5:
-            self.spread.append(max(counts) / statistics.mean(counts))
+        active = [n for n in nodes if n.state is NodeState.ACTIVE]
+        for region in {n.region for n in active}:  # a further region has none before it must
+            counts = [n.calls for n in active if n.region == region]
+            if len(counts) > 1 and statistics.mean(counts) >= 5:
+                self.spread.append(max(counts) / statistics.mean(counts))
 
 
 def table(nodes: list[NodeView], watch: Watch, so_far: CallsResult, elapsed_s: float) -> Table:
@@ -199,9 +202,10 @@ class Demo:
             ("placed", f"{placed}, of them {spilled} in another region"),
             ("answered", f"{result.answered}"),
             ("refused or failed", f"{result.failed}  {_codes(result)}"),
+            *((f"no node: {why}", f"{n}") for why, n in _refusals(watch.stats)),
             ("ended in order", f"{result.completed} (a killed or frozen node takes its own down)"),
             ("INVITE to answer", f"p50 {p50:.0f} ms, p99 {p99:.0f} ms"),
-            ("most/mean calls", f"{statistics.median(watch.spread):.2f}" if watch.spread else "-"),
+            ("most/mean in a region", _median(watch.spread)),
             *((f"{how} node noticed", f"{ms:.0f} ms") for how, ms in watch.detected_ms.items()),
             ("over-allocations", f"{watch.over_limit}"),
         ]  # fmt: skip
@@ -216,6 +220,14 @@ class Demo:
 
 def _codes(result: CallsResult) -> str:
     return ", ".join(f"{n} × {code}" for code, n in sorted(result.codes.items()) if code != 200)
+
+
+def _median(shares: list[float]) -> str:
+    return f"{statistics.median(shares):.2f}" if shares else "-"
+
+
+def _refusals(stats: dict[str, int]) -> list[tuple[str, int]]:
+    return [(kind.partition(":")[2], n) for kind, n in sorted(stats.items()) if "reject:" in kind]
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:

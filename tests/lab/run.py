@@ -147,6 +147,10 @@ class Run:
         """From now on SIP over UDP to `address` does not arrive; all else does."""
         self._drop("deaf", address)
 
+    def thin_out(self, address: str) -> None:
+        """From now on one RTP packet in five to `address` is lost."""
+        self._drop("thin", address)
+
     def _drop(self, what: str, address: str) -> None:
         name = sweep.table(self.number)
         if not self._table_made:
@@ -156,11 +160,13 @@ class Run:
                 f"""table inet {name} {{
                     set cut {{ type ipv4_addr; }}
                     set deaf {{ type ipv4_addr; }}
+                    set thin {{ type ipv4_addr; }}
                     chain arrive {{
                         type filter hook input priority -300; policy accept;
                         ip saddr @cut drop
                         ip daddr @cut drop
                         ip daddr @deaf udp dport 5060 drop
+                        ip daddr @thin udp dport >= 10000 numgen random mod 5 == 0 drop
                     }}
                 }}"""
             )
@@ -169,7 +175,7 @@ class Run:
         self._cut.add((what, address))
 
     def heal(self, address: str) -> None:
-        for what in ("cut", "deaf"):
+        for what in ("cut", "deaf", "thin"):
             if (what, address) in self._cut:
                 _nft(f"delete element inet {sweep.table(self.number)} {what} {{ {address} }}")
                 self._cut.discard((what, address))

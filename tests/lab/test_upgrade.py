@@ -122,5 +122,6 @@ def test_no_call_notices_an_upgrade_nor_its_undoing(tmp_path: Path) -> None:
             assert result.codes == {200: result.attempted}
             assert result.completed == result.attempted
             assert max(count.most.values()) <= CALLS_MAX
+            assert not [kind for kind in stats if kind.startswith("reject:")], stats
             assert f"version {NEXT}" in log_of(fleet, "steward-two")
             until(lambda: fleet.view("a").calls + fleet.view("b").calls == 0, 10, "exact again")

@@ -54,7 +54,7 @@ def node(
         name=name, region=REGION[name[0]], address=f"{name}:5060", kind="asterisk", version="22",
         state=NodeState(state), reason="", want="active", load=load, calls=calls, reserved=0,
         calls_max=calls_max, channels=0, channels_max=0, arrivals_per_s=0, cpu=-1, weight=1,
-        silent_ms=0, loss=-1, jitter_ms=-1, driver="d", drift=0,
+        silent_ms=0, loss=-1, jitter_ms=-1, mes=-1, driver="d", drift=0,
     )  # fmt: skip
 
 

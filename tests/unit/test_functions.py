@@ -293,6 +293,45 @@ async def test_a_dead_drivers_nodes_go_to_the_living(fleet: Fleet) -> None:
     assert await fleet.take(taken[0]) is None
 
 
+async def test_a_node_handed_over_in_order_is_placed_on_meanwhile(fleet: Fleet) -> None:
+    old = await add(fleet, "e1")
+    await place(fleet, "c1")
+    await fleet.claim("other", 60_000, [])
+    assert await fleet.release("driver of e1", ["e1"]) == 1
+    # Until it is taken its last driver's word counts, and is heard.
+    await fleet.events(old, [CallStarted("p1"), CallStarted("p2")])
+    assert (await view(fleet, "e1")).state is NodeState.ACTIVE
+
+    new = (await fleet.claim("other", 60_000, ["e1"]))[0]
+    seen = await view(fleet, "e1")
+    assert (seen.state, seen.calls, seen.reserved, seen.driver) == (NodeState.ACTIVE, 2, 1, "other")
+    assert isinstance(await fleet.route("c2", "east", "100", "1"), Placed)
+    with pytest.raises(StaleEpoch):
+        await fleet.events(old, [CallStarted("p3")])
+    # The taker says nothing: the node is silent from its last driver's word on.
+    await asyncio.sleep(POLICY["silent_ms"] / 1000 + 0.05)
+    verdict = await fleet.route("c3", "east", "100", "1")
+    assert isinstance(verdict, Rejected)
+    assert verdict.blind
+    await fleet.reconcile(new, [CallTruth("p1"), CallTruth("p2")])
+    await fleet.beat(new, Beat(True))
+    assert (await view(fleet, "e1")).calls == 2
+
+
+async def test_a_node_handed_over_late_or_lost_waits_for_a_comparison(fleet: Fleet) -> None:
+    await add(fleet, "e1")
+    await fleet.release("driver of e1", ["e1"])
+    await asyncio.sleep(POLICY["silent_ms"] / 1000 + 0.05)
+    late = (await fleet.claim("other", 100, ["e1"]))[0]
+    await fleet.beat(late, Beat(True))
+    assert (await view(fleet, "e1")).reason == "not in step"
+    await fleet.reconcile(late, [])
+    assert (await view(fleet, "e1")).reason == ""
+    await asyncio.sleep(0.15)  # nobody released it: its driver died
+    await fleet.claim("third", 60_000, ["e1"])
+    assert (await view(fleet, "e1")).reason == "not in step"
+
+
 async def test_one_steward_leads(fleet: Fleet) -> None:
     epoch = await fleet.lead("steward", "a", 200)
     assert epoch

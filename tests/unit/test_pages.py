@@ -97,7 +97,9 @@ def ask(stand: Stand, path: str, body: str) -> dict[str, Any]:
     return msgspec.json.decode(raw, type=dict[str, Any])
 
 
-@pytest.mark.skipif(shutil.which("groff") is None, reason="groff is not installed (Debian: groff)")
+@pytest.mark.skipif(
+    shutil.which("groff") is None, reason="groff is not installed (Debian: groff-base)"
+)
 def test_the_man_page_has_no_fault_that_groff_sees() -> None:
     page = next(text for path, text in PAGES.items() if path.suffix == ".1")
     ran = subprocess.run(

@@ -87,6 +87,11 @@ def dashboard() -> Dashboard:
                 unit="s",
             ),
             lines(
+                "Media experience score",
+                "Of legs that ended: 88 is G.711 without a flaw, 20 is nothing to understand.",
+                (node("pbxctl_node_rtp_mes"), "{{node}}"),
+            ),
+            lines(
                 "Phones",
                 "Registered on the node; changes that its file does not have yet; 1 while that "
                 "file cannot be brought in step.",

@@ -40,7 +40,7 @@ def node(name: str, **fields: object) -> NodeView:
         name=name, region="east", address="h:1", kind="asterisk", version="22", reason="",
         state=NodeState.ACTIVE, want="active", load=0.5, calls=5, reserved=2, calls_max=10,
         channels=10, channels_max=0, arrivals_per_s=1.0, cpu=0.1, weight=1.0, silent_ms=100,
-        loss=-1.0, jitter_ms=-1.0, driver="d", drift=0,
+        loss=-1.0, jitter_ms=-1.0, mes=-1.0, driver="d", drift=0,
     )  # fmt: skip
     return msgspec.structs.replace(base, **fields)
 

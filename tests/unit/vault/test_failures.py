@@ -89,7 +89,7 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A library whose fsync fails with EIO while a file is there."""
     compiler = shutil.which("cc")
     if compiler is None:
-        pytest.skip("no C compiler to make a failing fsync with (Debian: gcc)")
+        pytest.skip("no C compiler to make a failing fsync with (Debian: tcc, libc6-dev)")
     folder = tmp_path_factory.mktemp("shim")
     (folder / "shim.c").write_text(SHIM)
     made = folder / "shim.so"
