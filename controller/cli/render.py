@@ -24,7 +24,7 @@ def _names(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[Comp
 @options.examples(
     "pbxctl render pbx1",
     "pbxctl render pbx1 --into /etc/asterisk",
-    "pbxctl render pbx1 --at /etc/asterisk    # to be copied there, on another machine",
+    "pbxctl render pbx1 --at /etc/asterisk",
     "pbxctl render pbx1 --dry-run",
 )
 @click.command()
