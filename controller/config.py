@@ -43,6 +43,8 @@ class NodeConfig(Strict, frozen=True):
     certificate; unset, the next port after `sip`. Where signalling is plain, phones use `sip`.
     folder: where the PBX reads its pbxctl-* files, on its own machine; unset, rendered/NODE in
     state_dir. `pbxctl render` and the node's agent write there.
+    media: the address that callers by an edge send RTP to, where a NAT stands before an Asterisk
+    and brings it on with its port; unset, that of `sip`.
     """
 
     kind: Kind
@@ -63,6 +65,7 @@ class NodeConfig(Strict, frozen=True):
     event_socket: str = "127.0.0.1:8021"
     folder: str | None = None
     phones: str | None = None
+    media: str | None = None
 
     @property
     def phones_sip(self) -> str:
@@ -76,6 +79,8 @@ class EdgeConfig(Strict, frozen=True):
     peers: networks of the carriers and PBXs whose calls it takes; it answers nobody else.
     names: DNS names that they dial it by, for its certificate. redis: where stunnel on the edge
     takes its plain connection to a Redis that speaks TLS, which Kamailio does not.
+    outside: host:port that they dial where a NAT stands before the edge. It must bring them to the
+    next port after `sip`, which is for them alone: what they are told there names `outside`.
     """
 
     region: Name
@@ -83,6 +88,13 @@ class EdgeConfig(Strict, frozen=True):
     peers: tuple[str, ...] = ("127.0.0.0/8",)
     names: tuple[str, ...] = ()
     redis: str = "127.0.0.1:6380"
+    outside: str | None = None
+
+    @property
+    def nat_sip(self) -> str:
+        """Where the NAT brings callers who dial `outside`."""
+        host, port = self.sip.rsplit(":", 1)
+        return f"{host}:{int(port) + 1}"
 
 
 class RangeConfig(Strict, frozen=True):

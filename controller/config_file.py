@@ -226,11 +226,30 @@ def _check_addresses(doc: _Document, config: Config) -> None:
         if config.security.signalling == "tls":
             claim(node.phones_sip, name, ("nodes", name, "phones"))
         _check_networks(doc, node.control_from, ("nodes", name, "control_from"))
+        _check_media(doc, node, ("nodes", name, "media"))
     for name, edge in config.edges.items():
         if name in config.nodes:
             raise doc.error(("edges", name), "a node has this name already", hint="rename one")
         claim(edge.sip, name, ("edges", name, "sip"))
+        if edge.outside:
+            claim(edge.nat_sip, name, ("edges", name, "outside"))
+            claim(edge.outside, name, ("edges", name, "outside"))
         _check_networks(doc, edge.peers, ("edges", name, "peers"))
+
+
+def _check_media(doc: _Document, node: NodeConfig, path: tuple[str, ...]) -> None:
+    if node.media is None:
+        return
+    if node.kind is not Kind.ASTERISK:
+        raise doc.error(
+            path,
+            "a FreeSWITCH tells every caller of a profile one address",
+            hint="give it an address without NAT, or ext-rtp-ip in your own part of its profile",
+        )
+    try:
+        ipaddress.ip_address(node.media)
+    except ValueError as error:
+        raise doc.error(path, str(error), hint="one IP address, as in 192.0.2.1") from error
 
 
 def _check_security(doc: _Document, config: Config) -> None:

@@ -24,6 +24,7 @@ def _names(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[Comp
 @options.examples(
     "pbxctl render pbx1",
     "pbxctl render pbx1 --into /etc/asterisk",
+    "pbxctl render pbx1 --at /etc/asterisk",
     "pbxctl render pbx1 --dry-run",
 )
 @click.command()
@@ -35,14 +36,20 @@ def _names(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[Comp
     metavar="FOLDER",
     help="Where the files go (default: rendered/NODE in state_dir).",
 )
+@click.option(
+    "--at",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Where they will stand, on the PBX's machine (default: where they go).",
+)
 @click.pass_obj
-def render(session: Session, name: str, into: Path | None) -> None:
+def render(session: Session, name: str, into: Path | None, at: Path | None) -> None:
     """Write the PBX config of NODE (or an edge) and say which files changed."""
     from controller.render.files import render as rendered
     from controller.render.write import write
 
     config = session.config()
-    made = rendered(config, name, into)
+    made = rendered(config, name, into, at)
     if not session.dry_run and into is None:
         # pbxctl's own folder, as `up` would make it: what lies below is not for others.
         config.state_path.mkdir(mode=0o700, parents=True, exist_ok=True)

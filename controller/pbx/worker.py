@@ -43,6 +43,7 @@ from controller.pbx.attestor import Attestor, Judge
 from controller.pbx.base import Driver
 from controller.pbx.carry_out import carry_out
 from controller.pbx.options import OptionsProbe
+from controller.pbx.worker_beat import beat_of
 from controller.pbx.worker_files import read_written
 from controller.pbx.worker_metrics import (
     BAD_EVENTS,
@@ -314,29 +315,12 @@ class Worker:
                 self._out_of_step()
             # Under the lock: a beat that says "out of step" must not overtake a comparison's end.
             async with self._writing:
-                waiting = await self._word(self._beat(silence_s))
+                sip = self._probe.silence_s(self.name) <= SIP_SILENT_S
+                told = beat_of(self.config, self._facts, self._load, silence_s, sip, self._in_step)
+                waiting = await self._word(told)
             if waiting:
                 self._commands_wait.set()
             await asyncio.sleep(BEAT_S)
-
-    def _beat(self, silence_s: float) -> Beat:
-        load, facts = self._load, self._facts
-        calls_max = self.config.calls_max or load.calls_max or (facts.calls_max if facts else None)
-        return Beat(
-            link=True,
-            silence_ms=round(silence_s * 1000),
-            sip=self._probe.silence_s(self.name) <= SIP_SILENT_S,
-            channels=load.channels,
-            channels_max=self.config.channels_max or load.channels_max,
-            calls_max=calls_max,
-            cpu=load.cpu,
-            loss=load.loss,
-            jitter=load.jitter_ms,
-            mes=load.mes,
-            version=facts.version if facts else None,
-            in_step=None if self._in_step else False,
-            problem="",
-        )
 
     async def _probes(self) -> None:
         host, port = split_address(self.config.sip)

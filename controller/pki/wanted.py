@@ -47,7 +47,10 @@ def wanted(config: Config) -> list[Wanted]:
     found = []
     members: dict[str, NodeConfig | EdgeConfig] = {**config.nodes, **config.edges}
     for name, member in members.items():
-        found.append(Wanted("sip", name, (_host(member.sip), *member.names), server=True))
+        outside = member.outside if isinstance(member, EdgeConfig) else None
+        dialled = (_host(outside),) if outside else ()
+        names = (_host(member.sip), *dialled, *member.names)
+        found.append(Wanted("sip", name, names, server=True))
     found.append(Wanted("sip", PROBE))
     for name, node in config.nodes.items():
         found.append(Wanted("control", control_name(name), (_host(node.control),), True, False))

@@ -37,7 +37,7 @@ _AGENT_GRACE_S = 0.1
 
 @dataclass(frozen=True)
 class Rendered:
-    """files: path below `folder` to content. folder: where the texts expect to be."""
+    """files: path below `folder` to content. folder: where they go."""
 
     name: str
     folder: Path
@@ -52,27 +52,31 @@ def folder_of(config: Config, name: str) -> Path:
     return config.state_path / "rendered" / name
 
 
-def render(config: Config, name: str, folder: Path | None = None) -> Rendered:
-    """Every file for the node or edge `name`, made to stand in `folder`.
+def render(
+    config: Config, name: str, folder: Path | None = None, at: Path | None = None
+) -> Rendered:
+    """Every file for the node or edge `name`, to go into `folder`.
 
+    at: where the texts expect to stand, when they are copied from `folder` to another machine.
     Raises UsageError for an unknown name or a value that no PBX file can hold, ConfigError when a
     secret cannot be read.
     """
     folder = (folder or folder_of(config, name)).absolute()
+    at = (at or folder).absolute()
     if name in config.edges:
         secret = edge_secret(config)
-        made = edge_files(config, name, secret, folder)
+        made = edge_files(config, name, secret, at)
         return Rendered(name, folder, made | tls_files(config, name))
     if name in config.nodes:
         node = config.nodes[name]
         secret = Secret(read_secret(config.path(node.password_file)))
         files = asterisk_files if node.kind is Kind.ASTERISK else freeswitch_files
-        made = files(config, name, secret, folder)
+        made = files(config, name, secret, at)
         if config.recordings:
             made |= mount_unit(name, config.recordings)
         return Rendered(name, folder, made | tls_files(config, name))
     if name == "redis":
-        return Rendered(name, folder, redis_files(config, folder))
+        return Rendered(name, folder, redis_files(config, at))
     known = ", ".join([*config.nodes, *config.edges, "redis"])
     raise UsageError(f"there is no node or edge {name!r}", hint=f"known: {known}")
 
@@ -84,6 +88,8 @@ def edge_files(config: Config, name: str, password: Secret | None, folder: Path)
         "region": edge.region,
         "listen": edge.sip,
         "host": _host(edge.sip),
+        "nat_listen": edge.nat_sip,
+        "outside": edge.outside,
         "folder": folder,
         "fleet_key": prefix(config.fleet),
         "reservation_s": config.placement.reservation_s,
@@ -175,6 +181,7 @@ def _node_values(config: Config, name: str, password: Secret, folder: Path) -> d
         "sip": node.sip,
         "sip_host": _host(node.sip),
         "sip_port": split_address(node.sip)[1],
+        "media_address": node.media,
         "control_host": host,
         "control_port": port,
         "control_from": [ipaddress.ip_network(network) for network in node.control_from],

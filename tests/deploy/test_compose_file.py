@@ -89,7 +89,7 @@ def test_only_people_and_callers_find_an_open_port() -> None:
     found = {name: ports for name in SERVICES if (ports := services()[name].get("ports"))}
     rtp = hand_out().pairs(services()["setup"]["environment"]["PBXCTL_RTP"])
     assert found == {
-        "edge-pod": ["${PBXCTL_SIP:-0.0.0.0:5061}:5061/tcp"],
+        "edge-pod": ["${PBXCTL_SIP:-0.0.0.0:5061}:${PBXCTL_SIP_TO:-5061}/tcp"],
         **{f"{n}-pod": [f"${{PBXCTL_MEDIA:-0.0.0.0}}:{p}:{p}/udp"] for n, p in rtp.items()},
         "gate": ["${PBXCTL_GATE:-127.0.0.1:8443}:8443"],
         "vault": ["${PBXCTL_VAULT:-127.0.0.1:8445}:8445"],

@@ -18,6 +18,15 @@ def test_writes_a_nodes_files_once(bare: Pbxctl, tmp_path: Path) -> None:
     assert "up to date" in again.err
 
 
+def test_files_for_another_machine_name_its_folder(bare: Pbxctl, tmp_path: Path) -> None:
+    bare("init", "--demo")
+    for node in ("a1", "redis"):
+        bare("render", node, "--into", "out", "--at", "/etc/there")
+    texts = [path.read_text() for path in (tmp_path / "out").rglob("*.conf")]
+    assert any("/etc/there/tls/control.key" in text for text in texts)
+    assert not any(str(tmp_path) in text for text in texts)
+
+
 def test_dry_run_writes_nothing(bare: Pbxctl, tmp_path: Path) -> None:
     bare("init", "--demo")
     assert bare("render", "a1", "--into", "out", "--dry-run").code == 0
