@@ -29,7 +29,7 @@ from controller.vault import wire
 from controller.vault.body import CHUNK, SEALED
 from controller.vault.wire import Ack, Begin, End, Frame, Outcome, State
 
-TICK_S = 0.25
+TICK_S = 0.1
 PATIENCE_S = 1.0
 RETRY_FIRST_S = 0.5
 RETRY_MAX_S = 5.0
