@@ -33,6 +33,8 @@ from controller.fleet import commands
 from controller.fleet.functions import Fleet
 from controller.fleet.recordings import FleetRecordings
 from controller.media.recording import Decision, Offered, decide, rule_for
+from controller.model import Kind
+from controller.pbx.recorded_files import SIDES, STEREO
 from controller.tasks import together
 from controller.vault.body import Sealer
 from controller.vault.header import Header, Particulars, seal_envelope
@@ -69,6 +71,9 @@ class NodeRecordings:
         self._config = config
         self._recordings = recordings
         self._fleet = fleet
+        kind = config.nodes[node].kind
+        self.rate_hz = recordings.rate_on(kind)
+        self._layout = SIDES[self.rate_hz] if kind is Kind.ASTERISK else STEREO
         self._group = _group(config, recordings)
         self._root = Path(recordings.folder)
         self.folder = self._root / node
@@ -160,8 +165,9 @@ class NodeRecordings:
     ) -> Memo:
         started_us = time.time_ns() // 1000
         header = Header(
-            self._recordings.tenant or self._config.fleet, self.node, recording, started_us
-        )
+            self._recordings.tenant or self._config.fleet, self.node, recording, started_us,
+            rate_hz=self.rate_hz,
+        )  # fmt: skip
         particulars = Particulars(
             call=call.call[:_PARTICULAR_CHARS],
             caller=call.caller[:_PARTICULAR_CHARS],
@@ -177,7 +183,7 @@ class NodeRecordings:
         begin = Begin(recording, context, envelope, prologue)
         return Memo(
             begin, data_key, salt, started_us,
-            call.call, call.pbx, call.leg, rule.name if rule else "",
+            call.call, call.pbx, call.leg, rule.name if rule else "", layout=self._layout,
         )  # fmt: skip
 
     @property

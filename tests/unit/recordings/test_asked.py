@@ -79,7 +79,9 @@ async def test_a_wanted_call_gets_a_file(tmp_path: Path) -> None:
         ):
             verdict, recording, _ = (await answer.text()).split("|")
         assert verdict == "record"
-        assert Path(recordings.nodes["n"].path_of(recording)).exists()
+        folder = Path(recordings.nodes["n"].path_of(recording)).parent
+        names = {path.name.removeprefix(recording) for path in folder.glob(f"{recording}*")}
+        assert names == {"-l.sln32", "-r.sln32", ".end", ".memo"}, "it is an Asterisk"
 
 
 async def test_a_pbx_that_went_on_without_the_answer_leaves_no_recording(

@@ -152,7 +152,7 @@ async def test_freed_audio_is_never_sealed_again(
     write(files, audio)
     async with running(node):
         await eventually(
-            lambda: os.pread(files.fd, 64, 0) == bytes(64), 10, "its beginning is freed"
+            lambda: files.raw.read_bytes()[:64] == bytes(64), 10, "its beginning is freed"
         )
         assert files.mark() >= sealing.FORGET_CHUNKS
     before = len(vault.requests)

@@ -59,13 +59,13 @@ def test_the_kernels_own_words(tmp_path: Path) -> None:
 
 def test_a_writer_is_seen_whoever_it_is(tmp_path: Path) -> None:
     files, _ = new(tmp_path)
-    assert not files.has_writer()
+    assert not files.audio.has_writer()
     with subprocess.Popen(
         ["sh", "-c", 'exec 3>>"$0"; read x', files.raw], stdin=subprocess.PIPE
     ) as p:
-        while not files.has_writer():
+        while not files.audio.has_writer():
             assert p.poll() is None
-    assert not files.has_writer()
+    assert not files.audio.has_writer()
 
 
 def test_a_writer_that_comes_while_it_is_looked_for_is_no_harm(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_writer_that_comes_while_it_is_looked_for_is_no_harm(tmp_path: Path) -
     many = "for i in $(seq 3000); do : >>$0; done"
     with subprocess.Popen(["sh", "-c", many, files.raw]) as writer:
         while writer.poll() is None:
-            files.has_writer()
+            files.audio.has_writer()
     assert writer.returncode == 0
 
 
