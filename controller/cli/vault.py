@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from controller.api.recording_shapes import RotateAsk, Rotated, VaultStatus
@@ -115,3 +117,38 @@ def check(session: Session) -> int:
             ],
         )  # fmt: skip
     return 1 if found.lost_count else 0
+
+
+@options.examples(
+    "pbxctl vault rekey --to pbxctl.new.yaml --dry-run",
+    "pbxctl vault rekey --to pbxctl.new.yaml --yes",
+)
+@vault.command()
+@options.changing
+@click.option(
+    "--to",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="The config as it shall be: vault.keys names the new provider, or its new passphrase.",
+)
+@click.pass_obj
+def rekey(session: Session, to: Path) -> None:
+    """Have the vault's keys guarded by another provider or passphrase, with the vault stopped."""
+    from controller.config_file import load
+    from controller.vault.rekeying import rekey as change
+
+    old, new = session.config(), load(to)
+    session.confirm("Wrap the vault's keys anew?")
+    with waiting(session, "wrapping"):
+        done = change(old, new, dry_run=session.dry_run)
+    if session.output in ("json", "yaml"):
+        output.dump(session, done)
+        return
+    what = "the key file's passphrase" if done.what == "passphrase" else f"{done.keys} keys"
+    way = f"from {done.before} to {done.after}"
+    if done.dry_run:
+        output.note(session, f"{what} would change, {way}")
+        return
+    output.note(session, f"{what} changed, {way}" if done.done else f"{what}: changed before")
+    output.note(session, f"put {to} in the config's place before the vault starts")

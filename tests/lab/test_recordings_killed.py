@@ -160,7 +160,6 @@ def fleet() -> Iterator[tuple[RecordingFleet, list[Asterisk], list[Phone]]]:
             yield fleet, nodes, phones
 
 
-@pytest.mark.timeout(400)
 def size_of(path: Path) -> int:
     try:
         return path.stat().st_size
@@ -168,6 +167,7 @@ def size_of(path: Path) -> int:
         return 0
 
 
+@pytest.mark.timeout(400)
 def test_nothing_is_lost_and_nothing_comes_twice(
     fleet: tuple[RecordingFleet, list[Asterisk], list[Phone]],
 ) -> None:
