@@ -349,6 +349,7 @@ class Recorder:
         self._openings.drop(recording.id)
 
     def _tidy(self) -> None:
+        crowded = tmpfs.used_share(self._folder) >= TMPFS_SHARE_MAX
         for recording in list(self.live.values()):
             if recording.empty:
                 ended = recording.memo.ended
@@ -363,7 +364,7 @@ class Recorder:
                 self.live.pop(recording.id)
                 self._alarm(f"recording {recording.id}: its file was cut or begun anew")
             else:
-                recording.forget()
+                recording.forget(all_of_it=crowded)
 
     def _tell_full(self, why: str) -> None:
         if not self._full:
@@ -371,10 +372,12 @@ class Recorder:
         self._full = why
         if tmpfs.used_share(self._folder) < TMPFS_SHARE_MAX:
             return
-        for recording in self.live.values():
-            if recording.memo.ended is None and not recording.stopping:
-                recording.stopping = f"stopped, as nothing could be kept: {why}"
-                self._stop(recording.memo)
+        on = [r for r in self.live.values() if r.memo.ended is None and not r.stopping]
+        if on:
+            self._alarm(f"{len(on)} recordings are stopped: the tmpfs is full too, and {why}")
+        for recording in on:
+            recording.stopping = f"stopped, as nothing could be kept: {why}"
+            self._stop(recording.memo)
 
     def _show(self) -> None:
         metrics.LIVE.labels(self._node).set(

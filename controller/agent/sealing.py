@@ -7,6 +7,7 @@ that shrank nothing more is sealed: other bytes under the same nonce would give 
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Iterable
 from typing import cast
@@ -80,7 +81,12 @@ class Recording:
         if size < self._bytes:
             self.cut = True
         elif now_s - self._grew_s > QUIET_S:
-            self._look_for_end(now_s)
+            try:
+                self._look_for_end(now_s)
+            except OSError as error:
+                # No room in the tmpfs to note the end: what it has goes out, which makes some.
+                if error.errno != errno.ENOSPC:
+                    raise
         return self._bytes
 
     def _look_for_end(self, now_s: float) -> None:
@@ -105,9 +111,10 @@ class Recording:
         ended_ms = int(self.files.audio.last_written_s() * 1000)
         call_ms = max(0, ended_ms - self.memo.started_us // 1000)
         ended = Ended(plain_bytes, outcome, reason, call_ms)
-        self.memo = msgspec.structs.replace(self.memo, ended=ended)
+        memo = msgspec.structs.replace(self.memo, ended=ended)
+        self.files.write(memo, self.forgotten)  # before the last chunk is sealed, or never
+        self.memo = memo
         self._bytes = plain_bytes
-        self.files.write(self.memo, self.forgotten)
 
     def remember_leg(self, leg: str) -> None:
         self.memo = msgspec.structs.replace(self.memo, leg=leg)
