@@ -39,6 +39,8 @@ class RecordingsConfig(Strict, frozen=True):
     spool_max_mb: sealed audio that a node keeps on disk while the vault is away.
     unable: what becomes of a call that a rule wants recorded where that cannot be: the call goes
     on, or is refused with 503 and tried on another node.
+    noswap: whether that tmpfs must be mounted so; False, for a kernel before Linux 6.4, records
+    onto any tmpfs as long as the machine has no swap at all.
     rate_hz: of what is recorded; unset, 16000 on Asterisk and 8000 on FreeSWITCH.
     """
 
@@ -50,6 +52,7 @@ class RecordingsConfig(Strict, frozen=True):
     tenant: Name | None = None
     spool_max_mb: Annotated[int, Meta(ge=1, le=16_777_216)] = 4096
     unable: Literal["go_on", "refuse"] = "go_on"
+    noswap: bool = True
     rate_hz: Literal[8000, 16000] | None = None
 
     def rate_on(self, kind: Kind) -> int:

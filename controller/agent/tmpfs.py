@@ -11,10 +11,13 @@ kernel for a lease, which is refused while anybody has the file open for writing
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
 import struct
+import time
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
@@ -27,8 +30,10 @@ from controller.vault.wire import Begin, Outcome
 _MARK = struct.Struct("<Q")
 _ID = re.compile(r"[0-9a-f]{32}\.memo", re.ASCII)
 _ID_CHARS = 32
+STRAY_S = 5.0
 _OURS = re.compile(r"[0-9a-f]{32}(-[lr])?\.(raw|sln32|end|new)", re.ASCII)
-_MOUNTS = Path("/proc/self/mountinfo")
+MOUNTS = Path("/proc/self/mountinfo")
+SWAPS = Path("/proc/swaps")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -65,13 +70,16 @@ class Memo(msgspec.Struct, frozen=True):
 _decode = msgspec.msgpack.Decoder(Memo).decode
 
 
-def problem_of(folder: Path, mounts: str | None = None) -> str:
-    """Why audio must not be written into `folder`, "" for a tmpfs that is mounted with noswap.
+def problem_of(
+    folder: Path, *, noswap: bool = True, mounts: Path = MOUNTS, swaps: Path = SWAPS
+) -> str:
+    """Why audio must not be written into `folder`, "" where that is a tmpfs that nobody swaps out.
 
-    mounts: the text of /proc/self/mountinfo (proc_pid_mountinfo(5)).
+    noswap: it has to be mounted so, whatever else is true; False takes any tmpfs, as long as the
+    machine has no swap at all. mounts, swaps: proc_pid_mountinfo(5), proc_swaps(5).
     """
     try:
-        text = _MOUNTS.read_text() if mounts is None else mounts
+        text = mounts.read_text()
         real = Path(os.path.realpath(folder))
     except OSError as error:
         return f"the mounts cannot be read: {error}"
@@ -85,8 +93,19 @@ def problem_of(folder: Path, mounts: str | None = None) -> str:
     if best is None or best[1] != "tmpfs":
         return f"{folder} is on {best[1] if best else 'nothing'}, not on a tmpfs"
     if "noswap" not in best[2]:
-        return f"the tmpfs at {folder} may be swapped out: mount it with noswap"
+        if noswap:
+            return f"the tmpfs at {folder} may be swapped out: mount it with noswap"
+        if problem := _swap_problem(swaps):
+            return f"the tmpfs at {folder} is mounted without noswap, and {problem}"
     return "" if folder.is_dir() else f"{folder} is not there"
+
+
+def _swap_problem(swaps: Path) -> str:
+    try:
+        devices = [line.split()[0] for line in swaps.read_text().splitlines()[1:]]
+    except OSError as error:
+        return f"whether there is swap cannot be read: {swaps}: {error.strerror}"
+    return f"this machine swaps to {', '.join(devices)}" if devices else ""
 
 
 class Files:
@@ -187,6 +206,16 @@ def found(folder: Path) -> list[Files]:
         if path.name[:_ID_CHARS] not in ids and _OURS.fullmatch(path.name):
             path.unlink(missing_ok=True)
     return [Files(folder, recording) for recording in sorted(ids)]
+
+
+def sweep(folder: Path, live: Collection[str]) -> None:
+    """Removes what a PBX wrote of recordings that are no more: an Asterisk that may make files
+    notes the end of a call whose recording was stopped before. live: ids of those that are."""
+    for path in folder.iterdir():
+        if path.name[:_ID_CHARS] not in live and _OURS.fullmatch(path.name):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > STRAY_S:  # not one that is being made
+                    path.unlink()
 
 
 def make_folder(folder: Path, group: int | None) -> None:

@@ -72,7 +72,9 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
             recordings=asked,
         ) as fleet:
             fleet.start_all()
-            rate_hz = fleet.config.recordings.rate_on(fleet.config.nodes["n"].kind)
+            config = fleet.config
+            assert config.recordings
+            rate_hz = config.recordings.rate_on(config.nodes["n"].kind)
             yield World(lab, fleet, node, phone, wide, rate_hz)
 
 
