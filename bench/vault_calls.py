@@ -156,7 +156,7 @@ def seal_only(recordings: list[Recording], seconds: float) -> float:
 
 
 def written(recordings: list[Recording]) -> int:
-    return sum(recording.files.size() for recording in recordings)
+    return sum(recording.files.audio.size() for recording in recordings)
 
 
 def _checked(chunks: int, came_bytes: int, call_seconds: float) -> float:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from controller.config_shapes import Digits, Name, Share, Strict
+from controller.model import Kind
 
 
 class RecordingRule(Strict, frozen=True):
@@ -38,6 +39,9 @@ class RecordingsConfig(Strict, frozen=True):
     spool_max_mb: sealed audio that a node keeps on disk while the vault is away.
     unable: what becomes of a call that a rule wants recorded where that cannot be: the call goes
     on, or is refused with 503 and tried on another node.
+    noswap: whether that tmpfs must be mounted so; False, for a kernel before Linux 6.4, records
+    onto any tmpfs as long as the machine has no swap at all.
+    rate_hz: of what is recorded; unset, 16000 on Asterisk and 8000 on FreeSWITCH.
     """
 
     rules: tuple[RecordingRule, ...] = ()
@@ -48,3 +52,9 @@ class RecordingsConfig(Strict, frozen=True):
     tenant: Name | None = None
     spool_max_mb: Annotated[int, Meta(ge=1, le=16_777_216)] = 4096
     unable: Literal["go_on", "refuse"] = "go_on"
+    noswap: bool = True
+    rate_hz: Literal[8000, 16000] | None = None
+
+    def rate_on(self, kind: Kind) -> int:
+        """Hz. Asterisk holds 32 KiB of each file back: the higher rate halves the time of it."""
+        return self.rate_hz or (16_000 if kind is Kind.ASTERISK else 8_000)

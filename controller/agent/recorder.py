@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -21,38 +21,27 @@ import msgspec
 from controller.agent import recording_metrics as metrics
 from controller.agent import tmpfs
 from controller.agent.sealing import Gatherer, Recording
-from controller.agent.shipping import Refusal, Shipping
-from controller.agent.spool import Openings, Spool, SpoolFull
+from controller.agent.shipping import Flight, Refusal, Shipping
+from controller.agent.spool import Openings, Spool, SpoolFull, covers
 from controller.agent.tmpfs import Files, Memo
 from controller.errors import PbxctlError
 from controller.vault import wire
-from controller.vault.body import CHUNK, SEALED
-from controller.vault.wire import Ack, Begin, End, Frame, Outcome, State
+from controller.vault.body import CHUNK
+from controller.vault.wire import Ack, End, Frame, Outcome, State
 
-TICK_S = 0.25
+TICK_S = 0.1
 PATIENCE_S = 1.0
 RETRY_FIRST_S = 0.5
+SWEEP_EVERY_S = 5.0
 RETRY_MAX_S = 5.0
 #: of audio in one request; wire.REQUEST_MAX_BYTES leaves room for the rest
 REQUEST_BYTES = 8 << 20
 #: of the tmpfs; above it recordings are stopped when the spool is full too
 TMPFS_SHARE_MAX = 0.85
+#: no PBX can write a further buffer: its driver did not stop it in time
+TMPFS_SHARE_BRIM = 0.99
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class _Flight:
-    """The request under way. spooled: its number in the spool; orphan: a recording whose end the
-    vault is told; late: what it carries went into the spool meanwhile."""
-
-    task: asyncio.Task[list[Ack]]
-    began_s: float
-    size: int
-    recordings: dict[str, Recording]
-    spooled: int | None = None
-    orphan: str = ""
-    late: bool = False
 
 
 class Recorder:
@@ -80,11 +69,14 @@ class Recorder:
         self._gatherer = Gatherer(REQUEST_BYTES)
         self.live: dict[str, Recording] = {}
         self._orphans: dict[str, tuple[bytes, str]] = {}
-        self._flight: _Flight | None = None
+        self._flight: Flight | None = None
         self._retry_at_s = 0.0
         self._pause_s = RETRY_FIRST_S
         self._full = ""
         self._vault_away = ""
+        self._swept_s = 0.0
+        #: why nothing should be where it is: what is safe is freed at once
+        self.place_problem = ""
         self._resume()
 
     def _resume(self) -> None:
@@ -174,10 +166,10 @@ class Recorder:
         await asyncio.to_thread(self._tidy)
         return more
 
-    def _fly(self, body: bytes, frames: list[Frame]) -> _Flight:
+    def _fly(self, body: bytes, frames: list[Frame]) -> Flight:
         named = {f.recording: self.live[f.recording] for f in frames if f.recording in self.live}
         task = asyncio.create_task(self._shipping.ship(body))
-        self._flight = _Flight(task, asyncio.get_running_loop().time(), len(body), named)
+        self._flight = Flight(task, asyncio.get_running_loop().time(), len(body), named)
         metrics.SEALED.labels(self._node).inc(len(body))
         return self._flight
 
@@ -243,7 +235,7 @@ class Recorder:
         else:
             self._live_answered(flight, acks)
 
-    def _live_answered(self, flight: _Flight, acks: list[Ack]) -> None:
+    def _live_answered(self, flight: Flight, acks: list[Ack]) -> None:
         answered = {ack.recording: ack for ack in acks}
         for recording in flight.recordings.values():
             ack = answered.get(recording.id)
@@ -284,7 +276,7 @@ class Recorder:
         try:
             first = self._spool.first()
             frames = wire.frames(first[1]) if first else []
-            if all(_covers(acks, frame) for frame in frames):
+            if all(covers(acks, frame) for frame in frames):
                 self._spool.set_aside(number) if refused else self._spool.drop(number)
                 return
         except (OSError, msgspec.DecodeError) as error:
@@ -305,7 +297,7 @@ class Recorder:
         del self._orphans[recording]
         self._openings.drop(recording)
 
-    def _refused(self, now_s: float, flight: _Flight, error: Refusal) -> None:
+    def _refused(self, now_s: float, flight: Flight, error: Refusal) -> None:
         """The request as a whole. It is kept: a person has to look."""
         self._alarm(error.message)
         if flight.spooled is not None and error.status in (400, 413):
@@ -349,6 +341,10 @@ class Recorder:
         self._openings.drop(recording.id)
 
     def _tidy(self) -> None:
+        if (now_s := time.monotonic()) > self._swept_s + SWEEP_EVERY_S:
+            self._swept_s = now_s
+            tmpfs.sweep(self._folder, set(self.live))
+        crowded = self.place_problem or tmpfs.used_share(self._folder) >= TMPFS_SHARE_MAX
         for recording in list(self.live.values()):
             if recording.empty:
                 ended = recording.memo.ended
@@ -363,36 +359,34 @@ class Recorder:
                 self.live.pop(recording.id)
                 self._alarm(f"recording {recording.id}: its file was cut or begun anew")
             else:
-                recording.forget()
+                recording.forget(all_of_it=bool(crowded))
 
     def _tell_full(self, why: str) -> None:
         if not self._full:
             self._alarm(f"recordings cannot be kept: {why}")
         self._full = why
-        if tmpfs.used_share(self._folder) < TMPFS_SHARE_MAX:
+        used = tmpfs.used_share(self._folder)
+        if used < TMPFS_SHARE_MAX:
             return
-        for recording in self.live.values():
-            if recording.memo.ended is None and not recording.stopping:
-                recording.stopping = f"stopped, as nothing could be kept: {why}"
-                self._stop(recording.memo)
+        if used > TMPFS_SHARE_BRIM:
+            self._alarm("the tmpfs is full to the brim: what is said now on recorded calls is lost")
+        self.stop_all(f"the tmpfs is full too, and {why}")
+
+    def stop_all(self, why: str) -> None:
+        """Asks the PBX to end them; what there is of them is kept. Repeatable."""
+        on = [r for r in self.live.values() if r.memo.ended is None and not r.stopping]
+        if on:
+            self._alarm(f"{len(on)} recordings are stopped: {why}")
+        for recording in on:
+            recording.stopping = f"stopped, as nothing could be kept: {why}"
+            self._stop(recording.memo)
 
     def _show(self) -> None:
-        metrics.LIVE.labels(self._node).set(
-            sum(recording.memo.ended is None for recording in self.live.values())
+        metrics.show(
+            self._node,
+            live=sum(recording.memo.ended is None for recording in self.live.values()),
+            spool_bytes=self._spool.bytes,
+            vault_up=not self._vault_away,
+            unable=bool(self.problem or self.place_problem),
+            tmpfs_used=tmpfs.used_share(self._folder),
         )
-        metrics.SPOOL_BYTES.labels(self._node).set(self._spool.bytes)
-        metrics.VAULT_UP.labels(self._node).set(0 if self._vault_away else 1)
-        metrics.UNABLE.labels(self._node).set(1 if self.problem else 0)
-        metrics.TMPFS_USED.labels(self._node).set(tmpfs.used_share(self._folder))
-
-
-def _covers(acks: list[Ack], frame: Frame) -> bool:
-    """Whether the vault will never need the frame again."""
-    ack = next((ack for ack in acks if ack.recording == frame.recording), None)
-    if ack is None or ack.state is State.UNKNOWN:
-        return False
-    if ack.state in (State.REFUSED, State.ENDED) or isinstance(frame, Begin):
-        return True
-    if isinstance(frame, End):
-        return False
-    return ack.next >= frame.first + -(-len(frame.data) // SEALED)

@@ -60,3 +60,20 @@ REFUSED = Counter(
     ["node"],
     registry=REGISTRY,
 )
+
+
+def show(
+    node: str,
+    *,
+    live: int,
+    spool_bytes: int,
+    vault_up: bool,
+    unable: bool,
+    tmpfs_used: float,
+) -> None:
+    """What changes from tick to tick."""
+    LIVE.labels(node).set(live)
+    SPOOL_BYTES.labels(node).set(spool_bytes)
+    VAULT_UP.labels(node).set(vault_up)
+    UNABLE.labels(node).set(unable)
+    TMPFS_USED.labels(node).set(tmpfs_used)

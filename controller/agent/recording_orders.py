@@ -63,7 +63,9 @@ class RecordingOrders:
         call = Call(wanted.call, wanted.pbx_id, wanted.pbx_id, wanted.caller, wanted.callee)
         recording = self._recordings.begin(call, None, wanted.reason)
         path = self._recordings.path_of(recording)
-        order = commands.StartRecording(wanted.pbx_id, path, str(self._on_end))
+        order = commands.StartRecording(
+            wanted.pbx_id, path, self._recordings.rate_hz, str(self._on_end)
+        )
         result = await self._send(order)
         if result.state == "done":
             self._recordings.recorded_leg(recording, result.pbx_id)

@@ -33,6 +33,8 @@ from controller.fleet import commands
 from controller.fleet.functions import Fleet
 from controller.fleet.recordings import FleetRecordings
 from controller.media.recording import Decision, Offered, decide, rule_for
+from controller.model import Kind
+from controller.pbx.recorded_files import SIDES, STEREO
 from controller.tasks import together
 from controller.vault.body import Sealer
 from controller.vault.header import Header, Particulars, seal_envelope
@@ -41,6 +43,7 @@ from controller.vault.wire import Begin, PublicKey
 
 KEY_LOOK_S = 60.0
 KEY_RETRY_S = 2.0
+PLACE_LOOK_S = 0.5
 ALARM_AGAIN_S = 300.0
 COMMAND_S = 6.0  # the driver's own deadline is 5 s
 TEXT_MAX_CHARS = 128
@@ -64,13 +67,25 @@ class Call:
 class NodeRecordings:
     """One node's. `run` ends only when cancelled. Raises ConfigError for a group that is none."""
 
-    def __init__(self, config: Config, recordings: RecordingsConfig, fleet: Fleet, node: str):
+    def __init__(
+        self,
+        config: Config,
+        recordings: RecordingsConfig,
+        fleet: Fleet,
+        node: str,
+        *,
+        swaps: Path = tmpfs.SWAPS,
+    ) -> None:
         self.node = node
         self._config = config
         self._recordings = recordings
         self._fleet = fleet
+        kind = config.nodes[node].kind
+        self.rate_hz = recordings.rate_on(kind)
+        self._layout = SIDES[self.rate_hz] if kind is Kind.ASTERISK else STEREO
         self._group = _group(config, recordings)
         self._root = Path(recordings.folder)
+        self._swaps = swaps
         self.folder = self._root / node
         self._shipping = Shipping(config, node)
         self._key_path = config.state_path / "agent" / "vault.key"
@@ -97,12 +112,29 @@ class NodeRecordings:
                     self.alarm(f"nothing is recorded: {self._unusable}")
                     metrics.UNABLE.labels(self.node).set(1)
                     await asyncio.sleep(1.0)
-            await together(self.recorder.run(), self._follow_key())
+            await together(self.recorder.run(), self._follow_key(), self._follow_place())
         finally:
             await self._shipping.close()
 
+    def _place_problem(self) -> str:
+        return tmpfs.problem_of(self._root, noswap=self._recordings.noswap, swaps=self._swaps)
+
+    async def _follow_place(self) -> None:
+        """Swap may be turned on at any time, and a tmpfs mounted anew."""
+        while True:
+            await asyncio.sleep(PLACE_LOOK_S)
+            problem = await asyncio.to_thread(self._place_problem)
+            if problem and self.recorder:
+                self.alarm(f"nothing is recorded: {problem}")
+                self.recorder.stop_all(problem)
+            elif self._unusable:
+                _log.warning("%s: recording goes on", self.node)
+            self._unusable = problem
+            if self.recorder:
+                self.recorder.place_problem = problem
+
     def _prepare(self) -> str:
-        if problem := tmpfs.problem_of(self._root):
+        if problem := self._place_problem():
             return problem
         try:
             tmpfs.make_folder(self.folder, self._group)
@@ -160,8 +192,9 @@ class NodeRecordings:
     ) -> Memo:
         started_us = time.time_ns() // 1000
         header = Header(
-            self._recordings.tenant or self._config.fleet, self.node, recording, started_us
-        )
+            self._recordings.tenant or self._config.fleet, self.node, recording, started_us,
+            rate_hz=self.rate_hz,
+        )  # fmt: skip
         particulars = Particulars(
             call=call.call[:_PARTICULAR_CHARS],
             caller=call.caller[:_PARTICULAR_CHARS],
@@ -177,7 +210,7 @@ class NodeRecordings:
         begin = Begin(recording, context, envelope, prologue)
         return Memo(
             begin, data_key, salt, started_us,
-            call.call, call.pbx, call.leg, rule.name if rule else "",
+            call.call, call.pbx, call.leg, rule.name if rule else "", layout=self._layout,
         )  # fmt: skip
 
     @property
@@ -225,10 +258,14 @@ class NodeRecordings:
 class Recordings:
     """Of all nodes on this machine; of none where the config has no recordings."""
 
-    def __init__(self, config: Config, fleet: Fleet, nodes: list[str]) -> None:
+    def __init__(
+        self, config: Config, fleet: Fleet, nodes: list[str], *, swaps: Path = tmpfs.SWAPS
+    ) -> None:
         ours = config.recordings
         self._recordings = ours or RecordingsConfig()
-        self.nodes = {n: NodeRecordings(config, ours, fleet, n) for n in nodes} if ours else {}
+        self.nodes = (
+            {n: NodeRecordings(config, ours, fleet, n, swaps=swaps) for n in nodes} if ours else {}
+        )
 
     def add_to(self, app: web.Application) -> None:
         app.router.add_get("/record", self.record)

@@ -7,7 +7,7 @@ that shrank nothing more is sealed: other bytes under the same nonce would give 
 
 from __future__ import annotations
 
-import os
+import errno
 import time
 from collections.abc import Iterable
 from typing import cast
@@ -29,7 +29,6 @@ QUIET_S = 1.0
 NOTE_S = 2.0
 #: for the PBX to open the file at all: Asterisk does so with the first audio, after all the ringing
 UNOPENED_S = 600.0
-STEREO_BYTES_PER_S = 32_000
 
 
 class Recording:
@@ -75,24 +74,30 @@ class Recording:
         ended = self.memo.ended
         if ended is not None:
             return ended.plain_bytes
-        size = self.files.size()
+        size = self.files.audio.size()
         if size > self._bytes:
             self._bytes, self._grew_s, self._opened = size, now_s, True
             return size
         if size < self._bytes:
             self.cut = True
         elif now_s - self._grew_s > QUIET_S:
-            self._look_for_end(now_s)
+            try:
+                self._look_for_end(now_s)
+            except OSError as error:
+                # No room in the tmpfs to note the end: what it has goes out, which makes some.
+                if error.errno != errno.ENOSPC:
+                    raise
         return self._bytes
 
     def _look_for_end(self, now_s: float) -> None:
         quiet_s = now_s - self._grew_s
-        if self.files.has_writer():
+        audio = self.files.audio
+        if audio.has_writer():
             self._opened = True
             return
-        size = self.files.size()
-        if size != self._bytes:
+        if audio.size() != self._bytes:
             return  # it grew and was closed just now
+        size = audio.size_at_end()
         if self.stopping:
             self._end(size, Outcome.PARTIAL, self.stopping)
         elif self.files.ended_in_order():
@@ -103,10 +108,13 @@ class Recording:
             self._end(size, Outcome.PARTIAL, "the PBX never opened it")
 
     def _end(self, plain_bytes: int, outcome: Outcome, reason: str) -> None:
-        call_ms = max(0, int(self.files.last_written_s() * 1000) - self.memo.started_us // 1000)
+        ended_ms = int(self.files.audio.last_written_s() * 1000)
+        call_ms = max(0, ended_ms - self.memo.started_us // 1000)
         ended = Ended(plain_bytes, outcome, reason, call_ms)
-        self.memo = msgspec.structs.replace(self.memo, ended=ended)
-        self.files.write(self.memo, self.forgotten)
+        memo = msgspec.structs.replace(self.memo, ended=ended)
+        self.files.write(memo, self.forgotten)  # before the last chunk is sealed, or never
+        self.memo = memo
+        self._bytes = plain_bytes
 
     def remember_leg(self, leg: str) -> None:
         self.memo = msgspec.structs.replace(self.memo, leg=leg)
@@ -169,7 +177,7 @@ class Gatherer:
             frames.append(recording.memo.begin)
         if whole > 0:
             plain = self._plain[: min(whole, READ_CHUNKS) * CHUNK]
-            got = os.preadv(recording.files.fd, [plain], recording.next * CHUNK)
+            got = recording.files.audio.read_into(plain, recording.next * CHUNK)
             out = self._sealed[taken:]
             wrote = recording.sealer.seal_into(recording.next, plain[: got // CHUNK * CHUNK], out)
             # encodes as bytes do, without a copy more
@@ -187,11 +195,11 @@ class Gatherer:
         chunks, rest = ended.plain_bytes // CHUNK, ended.plain_bytes % CHUNK
         taken = 0
         if recording.next == chunks:
-            plain = os.pread(recording.files.fd, rest, chunks * CHUNK)
-            if len(plain) != rest:
+            plain = self._plain[:rest]
+            if recording.files.audio.read_into(plain, chunks * CHUNK) != rest:
                 recording.cut = True
                 return 0
-            sealed = recording.sealer.seal(chunks, plain, last=True)
+            sealed = recording.sealer.seal(chunks, bytes(plain), last=True)
             frames.append(Chunks(recording.id, chunks, sealed))
             taken = len(sealed)
         recording.next = chunks + 1

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import ssl
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import msgspec
 
+from controller.agent.sealing import Recording
 from controller.config import Config
 from controller.errors import CommandRefused, ProtocolViolation, Unreachable
 from controller.pki import contexts
@@ -21,6 +24,20 @@ DEADLINE_S = 10.0
 #: an ack is some 60 bytes
 ANSWER_MAX_BYTES = 4 << 20
 VAULT = "vault"
+
+
+@dataclass
+class Flight:
+    """The request under way. spooled: its number in the spool; orphan: a recording whose end the
+    vault is told; late: what it carries went into the spool meanwhile."""
+
+    task: asyncio.Task[list[Ack]]
+    began_s: float
+    size: int
+    recordings: dict[str, Recording]
+    spooled: int | None = None
+    orphan: str = ""
+    late: bool = False
 
 
 class _VaultAlone(ssl.SSLObject):

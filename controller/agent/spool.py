@@ -11,6 +11,8 @@ import re
 from pathlib import Path
 
 from controller.durable import sync_folder
+from controller.vault.body import SEALED
+from controller.vault.wire import Ack, Begin, End, Frame, State
 
 _NAME = re.compile(r"[0-9]{16}", re.ASCII)
 #: left to the rest of the machine, whatever the limit is
@@ -113,3 +115,15 @@ class Openings:
 
     def all(self) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in self._folder.iterdir()}
+
+
+def covers(acks: list[Ack], frame: Frame) -> bool:
+    """Whether the vault will never need the frame again."""
+    ack = next((ack for ack in acks if ack.recording == frame.recording), None)
+    if ack is None or ack.state is State.UNKNOWN:
+        return False
+    if ack.state in (State.REFUSED, State.ENDED) or isinstance(frame, Begin):
+        return True
+    if isinstance(frame, End):
+        return False
+    return ack.next >= frame.first + -(-len(frame.data) // SEALED)

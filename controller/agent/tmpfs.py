@@ -1,7 +1,8 @@
 """Where recordings lie in clear, and nowhere else: files in a tmpfs that is never swapped out.
 
-For each recording the agent makes three files before the PBX hears of it:
-    ID.raw    the audio, s16le. The PBX's group may write it, and cannot read it.
+For each recording the agent makes its files before the PBX hears of it:
+    ID.raw    the audio, s16le, or two files (audio.py). The PBX's group may write it, and cannot
+              read it.
     ID.end    empty; the PBX writes a byte into it when the recording ends in order.
     ID.memo   the agent's own: the data key, and how far the audio is safe elsewhere.
 The PBX needs no right to make, remove or list files here. That the agent owns them lets it ask the
@@ -10,26 +11,30 @@ kernel for a lease, which is refused while anybody has the file open for writing
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import errno
-import fcntl
 import os
 import re
-import signal
 import struct
+import time
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
 
+from controller.agent.audio import Audio, make_file
 from controller.errors import PbxctlError
+from controller.pbx.recorded_files import NAMES, STEREO, Layout
 from controller.vault.wire import Begin, Outcome
 
-_FALLOC_PUNCH = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, linux/falloc.h
 _MARK = struct.Struct("<Q")
 _ID = re.compile(r"[0-9a-f]{32}\.memo", re.ASCII)
-_MOUNTS = Path("/proc/self/mountinfo")
+_ID_CHARS = 32
+STRAY_S = 5.0
+_OURS = re.compile(r"[0-9a-f]{32}(-[lr])?\.(raw|sln32|end|new)", re.ASCII)
+MOUNTS = Path("/proc/self/mountinfo")
+SWAPS = Path("/proc/swaps")
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -59,18 +64,22 @@ class Memo(msgspec.Struct, frozen=True):
     leg: str
     rule: str
     ended: Ended | None = None
+    layout: Layout = STEREO
 
 
 _decode = msgspec.msgpack.Decoder(Memo).decode
 
 
-def problem_of(folder: Path, mounts: str | None = None) -> str:
-    """Why audio must not be written into `folder`, "" for a tmpfs that is mounted with noswap.
+def problem_of(
+    folder: Path, *, noswap: bool = True, mounts: Path = MOUNTS, swaps: Path = SWAPS
+) -> str:
+    """Why audio must not be written into `folder`, "" where that is a tmpfs that nobody swaps out.
 
-    mounts: the text of /proc/self/mountinfo (proc_pid_mountinfo(5)).
+    noswap: it has to be mounted so, whatever else is true; False takes any tmpfs, as long as the
+    machine has no swap at all. mounts, swaps: proc_pid_mountinfo(5), proc_swaps(5).
     """
     try:
-        text = _MOUNTS.read_text() if mounts is None else mounts
+        text = mounts.read_text()
         real = Path(os.path.realpath(folder))
     except OSError as error:
         return f"the mounts cannot be read: {error}"
@@ -84,31 +93,36 @@ def problem_of(folder: Path, mounts: str | None = None) -> str:
     if best is None or best[1] != "tmpfs":
         return f"{folder} is on {best[1] if best else 'nothing'}, not on a tmpfs"
     if "noswap" not in best[2]:
-        return f"the tmpfs at {folder} may be swapped out: mount it with noswap"
+        if noswap:
+            return f"the tmpfs at {folder} may be swapped out: mount it with noswap"
+        if problem := _swap_problem(swaps):
+            return f"the tmpfs at {folder} is mounted without noswap, and {problem}"
     return "" if folder.is_dir() else f"{folder} is not there"
 
 
+def _swap_problem(swaps: Path) -> str:
+    try:
+        devices = [line.split()[0] for line in swaps.read_text().splitlines()[1:]]
+    except OSError as error:
+        return f"whether there is swap cannot be read: {swaps}: {error.strerror}"
+    return f"this machine swaps to {', '.join(devices)}" if devices else ""
+
+
 class Files:
-    """The files of one recording. fd: of the audio, open for reading."""
+    """The files of one recording. audio: what its PBX writes, of files that are open."""
 
     def __init__(self, folder: Path, recording: str) -> None:
         self._stem = folder / recording
         self.recording = recording
-        self.fd = -1
+        self.audio = Audio((), 1)
 
     def make(self, memo: Memo, group: int | None) -> None:
         """Raises OSError; then nothing is left behind."""
         try:
             self.write(memo, 0)
-            for path in (self._end, self.raw):
-                fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-                if group is not None:
-                    os.fchown(fd, -1, group)
-                    os.fchmod(fd, 0o620)
-                if path == self.raw:
-                    self.fd = fd
-                else:
-                    os.close(fd)
+            os.close(make_file(self._end, group))
+            self.audio = self._audio(memo.layout)
+            self.audio.make(group)
         except OSError:
             self.remove()
             raise
@@ -116,11 +130,19 @@ class Files:
     def open(self) -> Memo:
         """As an agent finds them that was started again. Raises OSError, msgspec.DecodeError."""
         memo = _decode(self._memo.read_bytes()[_MARK.size :])
-        self.fd = os.open(self.raw, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self.audio = self._audio(memo.layout)
+        self.audio.open()
         return memo
+
+    def _audio(self, layout: Layout) -> Audio:
+        return Audio([self._with(name) for name in layout.names], layout.step)
+
+    def _with(self, name: str) -> Path:
+        return self._stem.with_name(self._stem.name + name)
 
     @property
     def raw(self) -> Path:
+        """What a PBX is told to record into; by its id, where there are two files."""
         return self._stem.with_suffix(".raw")
 
     @property
@@ -153,34 +175,7 @@ class Files:
             os.pwrite(fd, _MARK.pack(chunks), 0)
         finally:
             os.close(fd)
-        # our own open for writing lasts only for this: `has_writer` would see it
-        fd = os.open(self.raw, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            start, size = before * chunk_bytes, (chunks - before) * chunk_bytes
-            if _libc.fallocate(fd, _FALLOC_PUNCH, start, size):
-                raise OSError(ctypes.get_errno(), "fallocate", str(self.raw))
-        finally:
-            os.close(fd)
-
-    def size(self) -> int:
-        return os.lseek(self.fd, 0, os.SEEK_END)
-
-    def has_writer(self) -> bool:
-        """Whether any process has the audio open for writing (fcntl(2), F_SETLEASE).
-
-        A process that opens it in this very moment waits for some µs, and a signal comes here: by
-        default SIGIO, which would end us, so SIGURG, which does nothing. Raises OSError where
-        leases cannot be had.
-        """
-        fcntl.fcntl(self.fd, fcntl.F_SETSIG, signal.SIGURG)
-        try:
-            fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        except OSError as error:
-            if error.errno == errno.EAGAIN:
-                return True
-            raise
-        fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-        return False
+        self.audio.forget(before * chunk_bytes, (chunks - before) * chunk_bytes)
 
     def ended_in_order(self) -> bool:
         try:
@@ -192,18 +187,15 @@ class Files:
         """The note, where we stop the recording ourselves."""
         self._end.write_bytes(b"1")
 
-    def last_written_s(self) -> float:
-        return os.fstat(self.fd).st_mtime
-
     def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        self.audio.close()
 
     def remove(self) -> None:
         """The key goes last: without it the audio would be left without its name."""
         self.close()
-        for path in (self.raw, self._end, self._stem.with_suffix(".new"), self._memo):
+        for path in (
+            *map(self._with, sorted(NAMES)), self._end, self._stem.with_suffix(".new"), self._memo
+        ):  # fmt: skip
             path.unlink(missing_ok=True)
 
 
@@ -211,9 +203,19 @@ def found(folder: Path) -> list[Files]:
     """Recordings that a former agent left. Audio without a key is of no use, and is removed."""
     ids = {path.stem for path in folder.iterdir() if _ID.fullmatch(path.name)}
     for path in folder.iterdir():
-        if path.stem not in ids and path.suffix in (".raw", ".end", ".new"):
+        if path.name[:_ID_CHARS] not in ids and _OURS.fullmatch(path.name):
             path.unlink(missing_ok=True)
     return [Files(folder, recording) for recording in sorted(ids)]
+
+
+def sweep(folder: Path, live: Collection[str]) -> None:
+    """Removes what a PBX wrote of recordings that are no more: an Asterisk that may make files
+    notes the end of a call whose recording was stopped before. live: ids of those that are."""
+    for path in folder.iterdir():
+        if path.name[:_ID_CHARS] not in live and _OURS.fullmatch(path.name):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > STRAY_S:  # not one that is being made
+                    path.unlink()
 
 
 def make_folder(folder: Path, group: int | None) -> None:

@@ -154,6 +154,15 @@ class Rotated(msgspec.Struct, frozen=True):
     dry_run: bool
 
 
+class VaultWork(msgspec.Struct, frozen=True):
+    """What the vault is at: `check` or `rotate`, "" for neither; recordings or key slots done, of
+    how many."""
+
+    work: str
+    done: int
+    of: int
+
+
 class RotateAsk(msgspec.Struct, frozen=True):
     """pair: have agents seal to a new X-Wing pair as well."""
 

@@ -9,7 +9,13 @@ from aiohttp import web
 
 from controller.access.roles import Right
 from controller.api import journal, reply
-from controller.api.recording_shapes import PeriodKeys, RotateAsk, Rotated, VaultStatus
+from controller.api.recording_shapes import (
+    PeriodKeys,
+    RotateAsk,
+    Rotated,
+    VaultStatus,
+    VaultWork,
+)
 from controller.api.recordings import Desk
 from controller.api.who import require
 from controller.vault import checking, erasure
@@ -23,6 +29,7 @@ def routes(desk: Desk, bodies: Bodies, intake: Intake) -> list[web.RouteDef]:
     noun = _Vault(desk, bodies, intake)
     return [
         web.get("/v1/vault", noun.status, name="vault"),
+        web.get("/v1/vault/work", noun.work, name="vault.work"),
         web.post("/v1/vault/rotate", noun.rotate, name="vault.rotate"),
         web.post("/v1/vault/check", noun.check, name="vault.check"),
     ]
@@ -34,6 +41,7 @@ class _Vault:
         self._bodies = bodies
         self._intake = intake
         self._checking = asyncio.Lock()
+        self._work = VaultWork("", 0, 0)
 
     async def status(self, request: web.Request) -> web.Response:
         require(request, Right.LIST)
@@ -64,6 +72,10 @@ class _Vault:
             erasure_key=erasure.public_key(custody.signing_key()).hex(),
         )
 
+    async def work(self, request: web.Request) -> web.Response:
+        require(request, Right.LIST)
+        return reply.json(self._work)
+
     async def rotate(self, request: web.Request) -> web.Response:
         ask = await reply.body(request, RotateAsk)
         require(request, Right.KEYS)
@@ -76,8 +88,12 @@ class _Vault:
             return Rotated(custody.slots.used, 0, "", True)
         pair = custody.new_pair() if ask.pair else ""
         slots = changed = 0
-        for progress in custody.slots.rotate(now_us()):
-            slots, changed = progress.done, progress.changed
+        try:
+            for progress in custody.slots.rotate(now_us()):
+                slots, changed = progress.done, progress.changed
+                self._work = VaultWork("rotate", slots, progress.slots)
+        finally:
+            self._work = VaultWork("", 0, 0)
         return Rotated(slots, changed, pair, False)
 
     async def check(self, request: web.Request) -> web.Response:
@@ -88,4 +104,10 @@ class _Vault:
         return reply.json(found)
 
     def _check(self) -> Found:
-        return checking.check(self._bodies, self._desk.custody, self._desk.index)
+        def told(done: int, of: int) -> None:
+            self._work = VaultWork("check", done, of)
+
+        try:
+            return checking.check(self._bodies, self._desk.custody, self._desk.index, told)
+        finally:
+            self._work = VaultWork("", 0, 0)

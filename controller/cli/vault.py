@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
-from controller.api.recording_shapes import RotateAsk, Rotated, VaultStatus
+from controller.api.recording_shapes import RotateAsk, Rotated, VaultStatus, VaultWork
 from controller.cli import options, output
 from controller.cli.session import Session
 from controller.cli.waiting import waiting
+from controller.errors import PbxctlError
 from controller.vault.found import Found
 
 #: a check reads every body of the store
 CHECK_S = 86_400.0
 ROTATE_S = 3600.0
+PROGRESS_S = 2.0
 
 
 @options.examples("pbxctl vault status")
@@ -48,6 +52,15 @@ def status(session: Session) -> None:
     output.repeat(session, once)
 
 
+def _share(session: Session, work: str) -> float | None:
+    """Over a connection of its own: that of the command waits for the end."""
+    try:
+        at = session.vault(PROGRESS_S).get(VaultWork, "vault", "work")
+    except PbxctlError:
+        return None
+    return at.done / at.of if at.work == work and at.of else None
+
+
 def _facts(found: VaultStatus) -> list[tuple[str, str]]:
     states = ", ".join(f"{count} {state}" for state, count in sorted(found.states.items()))
     free = "" if found.free_bytes is None else f", {found.free_bytes >> 20} MiB free"
@@ -80,7 +93,7 @@ def _facts(found: VaultStatus) -> list[tuple[str, str]]:
 def rotate(session: Session, pair: bool) -> None:
     """Wrap every key slot under new keys and destroy the old; no recording is touched."""
     session.confirm("Rotate the vault's keys?")
-    with waiting(session, "rotating"):
+    with waiting(session, "rotating", lambda: _share(session, "rotate")):
         done = session.vault(ROTATE_S).post(
             Rotated, "vault", "rotate", body=RotateAsk(pair, session.dry_run)
         )
@@ -99,7 +112,7 @@ def rotate(session: Session, pair: bool) -> None:
 @click.pass_obj
 def check(session: Session) -> int:
     """Read every body and compare it with what was stored. Exit code 1 when something is lost."""
-    with waiting(session, "reading the whole store"):
+    with waiting(session, "reading the whole store", lambda: _share(session, "check")):
         found = session.vault(CHECK_S).post(Found, "vault", "check", body=RotateAsk())
     if session.output not in ("table", "wide"):
         output.facts(session, found, "check")
@@ -115,3 +128,38 @@ def check(session: Session) -> int:
             ],
         )  # fmt: skip
     return 1 if found.lost_count else 0
+
+
+@options.examples(
+    "pbxctl vault rekey --to pbxctl.new.yaml --dry-run",
+    "pbxctl vault rekey --to pbxctl.new.yaml --yes",
+)
+@vault.command()
+@options.changing
+@click.option(
+    "--to",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="The config as it shall be: vault.keys names the new provider, or its new passphrase.",
+)
+@click.pass_obj
+def rekey(session: Session, to: Path) -> None:
+    """Have the vault's keys guarded by another provider or passphrase, with the vault stopped."""
+    from controller.config_file import load
+    from controller.vault.rekeying import rekey as change
+
+    old, new = session.config(), load(to)
+    session.confirm("Wrap the vault's keys anew?")
+    with waiting(session, "wrapping"):
+        done = change(old, new, dry_run=session.dry_run)
+    if session.output in ("json", "yaml"):
+        output.dump(session, done)
+        return
+    what = "the key file's passphrase" if done.what == "passphrase" else f"{done.keys} keys"
+    way = f"from {done.before} to {done.after}"
+    if done.dry_run:
+        output.note(session, f"{what} would change, {way}")
+        return
+    output.note(session, f"{what} changed, {way}" if done.done else f"{what}: changed before")
+    output.note(session, f"put {to} in the config's place before the vault starts")

@@ -9,7 +9,7 @@ import socket
 from pathlib import Path
 
 from controller.agent.spool import FREE_MIN_BYTES
-from controller.agent.tmpfs import problem_of
+from controller.agent.tmpfs import MOUNTS, SWAPS, problem_of
 from controller.config import Config, split_address
 from controller.config_recordings import RecordingsConfig
 from controller.doctor.finding import Finding, fail, ok, warn
@@ -30,14 +30,23 @@ def check_recordings(config: Config) -> list[Finding]:
     ]
 
 
-def check_tmpfs(recordings: RecordingsConfig, mounts: str | None = None) -> Finding:
+def check_tmpfs(
+    recordings: RecordingsConfig, mounts: Path = MOUNTS, swaps: Path = SWAPS
+) -> Finding:
     folder = Path(recordings.folder)
-    if problem := problem_of(folder, mounts):
+    noswap = "noswap," if recordings.noswap else ""
+    if problem := problem_of(folder, noswap=recordings.noswap, mounts=mounts, swaps=swaps):
+        mount = (
+            f"on each node: mkdir -p {folder} && mount -t tmpfs -o {noswap}mode=0711,"
+            f"size={recordings.tmpfs_mb}m tmpfs {folder} (pbxctl render writes the unit)"
+        )
         return fail(
             _ABOUT, "tmpfs", f"nothing is recorded here: {problem}",
-            f"on each node: mkdir -p {folder} && mount -t tmpfs -o noswap,mode=0711,"
-            f"size={recordings.tmpfs_mb}m tmpfs {folder} (pbxctl render writes the unit)",
+            "swapoff -a, and out of /etc/fstab; or a kernel from 6.4 on with noswap: true"
+            if "swaps to" in problem else mount,
         )  # fmt: skip
+    if not recordings.noswap:
+        return ok(_ABOUT, "tmpfs", f"{folder}, as long as this machine has no swap")
     return ok(_ABOUT, "tmpfs", f"{folder} is never swapped out")
 
 

@@ -56,6 +56,7 @@ class StartRecording(msgspec.Struct, frozen=True, tag="start_recording"):
 
     pbx_id: str
     path: str
+    rate_hz: int
     on_end: str = ""
 
 

@@ -69,6 +69,7 @@ from controller.pbx.asterisk_calls import (
     Truth,
 )
 from controller.pbx.base import COMMAND_DEADLINE_S, VALUE_MAX_CHARS, Driver
+from controller.pbx.recorded_files import mixmonitor_options, stem_of
 
 QUEUE_MAX = 50_000
 CALLS_AT_ONCE = 1_000  # of a long list, before the loop gets its turn
@@ -273,14 +274,15 @@ class AsteriskDriver(Driver):
         answer = await self._link.ask("Getvar", Variable=variable, Channel=channel)
         return answer.headers.get("Value", "")
 
-    async def start_recording(self, pbx_id: str, path: str, on_end: str) -> str:
+    async def start_recording(self, pbx_id: str, path: str, rate_hz: int, on_end: str) -> str:
         call = self._calls.calls.get(pbx_id)
+        options = mixmonitor_options(stem_of(path), rate_hz)
         wanted = (("PBXCTL_RECORDING", PurePosixPath(path).stem), RECORDED)
         for leg in sorted(call.legs if call else ()):  # the oldest first: the caller's
             try:
                 for name, value in wanted:
                     await self._link.ask("Setvar", Channel=leg, Variable=name, Value=value)
-                await self._link.ask("MixMonitor", Channel=leg, File=path, Options="D")
+                await self._link.ask("MixMonitor", Channel=leg, Options=options)
             except CommandRefused as error:
                 if "no such channel" in error.message.lower():
                     continue  # it ended just now

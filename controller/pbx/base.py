@@ -121,9 +121,10 @@ class Driver(ABC):
         """
 
     @abstractmethod
-    async def start_recording(self, pbx_id: str, path: str, on_end: str) -> str:
-        """Records the call into `path`, which exists: raw s16le, 8 kHz, the recorded leg's own
-        voice left and what it hears right. The leg's id, "" for no such call. When the recording
+    async def start_recording(self, pbx_id: str, path: str, rate_hz: int, on_end: str) -> str:
+        """Records the call into `path`, or the files beside it that pbx/recorded_files.py names
+        for this PBX; they exist. Raw s16le, the recorded leg's own voice left and what it hears
+        right. The leg's id, "" for no such call. When the recording
         ends in order, the PBX writes into the .end file beside it; on_end: the script for that.
 
         Repeatable. Raises CommandRefused where the PBX cannot.

@@ -57,7 +57,9 @@ async def _record(driver: Driver, command: commands.RecordingCommand) -> str:
     """The leg that is recorded."""
     match command:
         case commands.StartRecording():
-            leg = await driver.start_recording(command.pbx_id, command.path, command.on_end)
+            leg = await driver.start_recording(
+                command.pbx_id, command.path, command.rate_hz, command.on_end
+            )
             if not leg:
                 raise CommandRefused("the node has no such call")
             return leg

@@ -129,8 +129,8 @@ class FreeSwitchDriver(Driver):
     async def secure(self, pbx_id: str) -> Sequence[Security]:
         return await self._hub.run(self._green_secure, pbx_id)
 
-    async def start_recording(self, pbx_id: str, path: str, on_end: str) -> str:
-        variables = text.recording(path, on_end)
+    async def start_recording(self, pbx_id: str, path: str, rate_hz: int, on_end: str) -> str:
+        variables = text.recording(path, rate_hz, on_end)
         return await self._hub.run(self._green_record, pbx_id, path, variables)
 
     async def stop_recording(self, leg: str, path: str) -> None:

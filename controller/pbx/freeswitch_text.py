@@ -67,12 +67,12 @@ def originate(request: OriginateRequest, leg: str) -> str:
     return f"originate {{{listed}}}{endpoint} {exten} XML {context}"
 
 
-def recording(file: str, on_end: str) -> dict[str, str]:
+def recording(file: str, rate_hz: int, on_end: str) -> dict[str, str]:
     """Variables of a leg that is recorded into `file`; lua/freeswitch/record.lua sets the same."""
     return {
         "RECORD_STEREO": "true",
         "RECORD_ANSWER_REQ": "true",
-        "record_sample_rate": "8000",
+        "record_sample_rate": str(rate_hz),
         "enable_file_write_buffering": "false",
         "recording_follow_transfer": "true",
         "pbxctl_recording": PurePosixPath(path(file)).stem,

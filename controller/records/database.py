@@ -82,6 +82,10 @@ class Database:
             try:
                 if _is_newer(connection, settings):
                     return
+                if not postgresql:
+                    # Python's sqlite3 begins none before DDL: a role that is killed in the first
+                    # steps would leave half of the tables, and no step could be done again.
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
                 command.upgrade(settings, "head")
                 connection.commit()
             finally:

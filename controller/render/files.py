@@ -18,6 +18,7 @@ from controller.config_recordings import RecordingsConfig
 from controller.errors import UsageError
 from controller.fleet.keys import prefix
 from controller.model import Kind
+from controller.pbx.recorded_files import SIDES
 from controller.render.certificates import tls_files
 from controller.render.file import File
 from controller.render.phones import SRTP_MANDATORY, phones_file, phones_path
@@ -210,7 +211,12 @@ def _node_values(config: Config, name: str, password: Secret, folder: Path) -> d
 def _recordings(config: Config, name: str) -> dict[str, Any]:
     """record: whether dialplans ask the agent. What a person starts needs no question."""
     ours = config.recordings or RecordingsConfig()
+    rate_hz = ours.rate_on(config.nodes[name].kind)
+    left, right = SIDES[rate_hz].names
     return {
+        "rate_hz": rate_hz,
+        "left": left,
+        "right": right,
         "record": bool(ours.rules),
         "recording": config.recordings is not None,
         "recordings": f"{ours.folder}/{name}",

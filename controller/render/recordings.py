@@ -15,6 +15,7 @@ def mount_unit(name: str, recordings: RecordingsConfig) -> dict[str, File]:
         "unit": Label(unit),  # has \x2d for a dash
         "where": recordings.folder,
         "size_mb": recordings.tmpfs_mb,
+        "noswap": recordings.noswap,
     }
     return {unit: File(fill("systemd/recordings.mount.j2", values))}
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 from controller.errors import PbxctlError, StoreUnreachable
 from controller.records.recording_rows import READABLE, RecordingRow, RecordingState, Wanted
@@ -16,16 +17,26 @@ _PAGE = 500
 _SHOWN = 100
 
 
-def check(bodies: Bodies, custody: Custody, index: RecordingIndex) -> Found:
+def check(
+    bodies: Bodies,
+    custody: Custody,
+    index: RecordingIndex,
+    told: Callable[[int, int], None] = lambda done, of: None,
+) -> Found:
     """Reads every body once and compares it with what was stored; opens every key slot.
+
+    told: how many recordings it has looked at, of how many, after each.
 
     Raises StoreUnreachable, RecordsUnreachable when store or index do not answer.
     """
     lost: dict[str, str] = {}
-    checked = left_over = 0
+    checked = left_over = looked_at = 0
+    of = sum(index.count(round(time.time() * 1000)).states.values())
     for rows in _pages(index):
         marks = []
         for row in rows:
+            looked_at += 1
+            told(looked_at, max(of, looked_at))
             if row.state is RecordingState.ERASED:
                 left_over += _clear(bodies, row)
                 continue

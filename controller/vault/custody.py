@@ -82,14 +82,7 @@ class Custody:
 
 def open_custody(config: Config) -> Custody:
     """Makes what a first start needs. Raises ConfigError, VaultError, LoginRefused, Unreachable."""
-    vault = config.vault
-    if vault is None or vault.keys is None:
-        raise ConfigError(
-            "is missing",
-            file=config.source,
-            key="vault.keys",
-            hint="as in keys: {provider: file, passphrase_file: secrets/vault}",
-        )
+    _with_keys(config)
     folder = config.vault_path
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -98,7 +91,7 @@ def open_custody(config: Config) -> Custody:
             f"{folder} cannot be made: {error.strerror}", hint="or name another vault.folder"
         ) from error
     with contextlib.ExitStack() as undo:
-        provider = _provider(config, vault, folder)
+        provider = open_provider(config, make=not (folder / "keyring").exists())
         undo.callback(provider.close)
         rings, slots = folder / "keyring", folder / "slots"
         if not rings.exists():
@@ -125,18 +118,20 @@ def open_custody(config: Config) -> Custody:
     return custody
 
 
-def _provider(config: Config, vault: VaultConfig, folder: Path) -> Provider:
+def open_provider(config: Config, *, make: bool) -> Provider:
+    """What vault.keys names. make: a key file that is not there yet."""
+    vault = _with_keys(config)
     keys = vault.keys
     if isinstance(keys, FileKeys):
-        path = config.path(keys.file) if keys.file else folder / "keys.json"
+        path = key_file_path(config)
         passphrase = read_secret(config.path(keys.passphrase_file))
-        if not path.exists() and not (folder / "keyring").exists():
+        if make and not path.exists():
             file.create(path, passphrase)
         return FileProvider(path, passphrase)
     if isinstance(keys, Pkcs11Keys):
         pin = read_secret(config.path(keys.pin_file))
         return Pkcs11Provider(keys.module, keys.token, pin, keys.key, create=keys.create)
-    assert keys is not None  # noqa: S101 - open_custody has seen to it
+    assert keys is not None  # noqa: S101 - _with_keys has seen to it
     client = None
     if keys.cert and keys.key_file:
         client = (config.path(keys.cert), config.path(keys.key_file))
@@ -148,6 +143,25 @@ def _provider(config: Config, vault: VaultConfig, folder: Path) -> Provider:
         ca=config.path(keys.ca) if keys.ca else None,
         client=client,
     )
+
+
+def _with_keys(config: Config) -> VaultConfig:
+    if config.vault is None or config.vault.keys is None:
+        raise ConfigError(
+            "is missing",
+            file=config.source,
+            key="vault.keys",
+            hint="as in keys: {provider: file, passphrase_file: secrets/vault}",
+        )
+    return config.vault
+
+
+def key_file_path(config: Config) -> Path:
+    """Of the provider `file`."""
+    keys = _with_keys(config).keys
+    if isinstance(keys, FileKeys) and keys.file:
+        return config.path(keys.file)
+    return config.vault_path / "keys.json"
 
 
 def now_us() -> int:

@@ -53,6 +53,7 @@ SAID: dict[str, tuple[type[msgspec.Struct] | None, str]] = {
     "kept": (recording_shapes.KeptReport, "What is kept and why, by tenant and rule."),
     "reads": (recording_shapes.Reads, "Who read what, the latest first."),
     "vault": (recording_shapes.VaultStatus, "Keys, store, what waits or is lost."),
+    "vault.work": (recording_shapes.VaultWork, "How far a check or a rotation has come."),
     "vault.rotate": (recording_shapes.Rotated, "Wrap every key slot anew."),
     "vault.check": (Found, "Compare every body with what was stored."),
 }

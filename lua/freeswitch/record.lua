@@ -2,12 +2,14 @@
 -- then, and takes away what it has sealed; of the answer only the recording's id is believed.
 --   argv[1] this node, argv[2] the agent, as http://127.0.0.1:9450, argv[3] the node's folder of
 --   recordings, argv[4] go_on or refuse: what becomes of the call when nobody answers
---   argv[5] the service that the number plan has for the call
+--   argv[5] the rate of the recording in Hz, argv[6] the service that the number plan has for the
+--   call
 --
 -- mod_sndfile appends raw s16le; without enable_file_write_buffering=false FreeSWITCH would hold
 -- back 64 KiB of it (switch_core_file.c).
 
-local NODE, AGENT, FOLDER, UNABLE, SERVICE = argv[1], argv[2], argv[3], argv[4], argv[5]
+local NODE, AGENT, FOLDER, UNABLE, RATE = argv[1], argv[2], argv[3], argv[4], argv[5]
+local SERVICE = argv[6]
 
 local function encoded(text)
   return (string.gsub(text or '', '[^A-Za-z0-9._~-]', function(c)
@@ -33,7 +35,7 @@ local function run()
     session:setVariable('pbxctl_recording', recording)
     session:setVariable('RECORD_STEREO', 'true')
     session:setVariable('RECORD_ANSWER_REQ', 'true')
-    session:setVariable('record_sample_rate', '8000')
+    session:setVariable('record_sample_rate', RATE)
     session:setVariable('enable_file_write_buffering', 'false')
     session:setVariable('recording_follow_transfer', 'true')
     session:setVariable('api_on_record_stop',

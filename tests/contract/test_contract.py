@@ -293,14 +293,14 @@ async def test_recording_follows_one_leg_of_the_call(
     case: Case, driver: Driver, watch: Watcher
 ) -> None:
     path, on_end = case.audio_file(), "/nowhere/recorded.lua"
-    assert await driver.start_recording("no such call", path, on_end) == ""
+    assert await driver.start_recording("no such call", path, 8000, on_end) == ""
     await case.two_legs()
     await watch.until(lambda: any(isinstance(e, CallAnswered) for e in watch.events))
     pbx_id = watch.started()[0].pbx_id
     for bad in ("/tmp/x\r\nAction: Originate", "/tmp/x\n", "/tmp/x\0"):
         with pytest.raises(UsageError):
-            await driver.start_recording(pbx_id, bad, on_end)
-    leg = await driver.start_recording(pbx_id, path, on_end)
+            await driver.start_recording(pbx_id, bad, 8000, on_end)
+    leg = await driver.start_recording(pbx_id, path, 8000, on_end)
     assert leg
     await driver.mask_recording(leg, path, True)
     await driver.mask_recording(leg, path, False)

@@ -26,6 +26,8 @@ class Asterisk(Node):
     """
 
     user = "pbxctl"
+    #: of the lab root: whom it turns into at its start, as `user:group`; "" to stay root
+    runs_as = ""
 
     def __init__(
         self,
@@ -57,7 +59,9 @@ class Asterisk(Node):
 
     def command(self) -> list[str]:
         conf = self.settings.home / "etc" / "asterisk.conf"
-        return ["chroot", str(self.run.root), "asterisk", "-C", str(conf), "-f"]
+        user, _, group = self.runs_as.partition(":")
+        whom = ["-U", user, "-G", group] if user else []
+        return ["chroot", str(self.run.root), "asterisk", "-C", str(conf), "-f", *whom]
 
     def is_ready(self) -> bool:
         return self._fully_booted() and self.answers_sip()

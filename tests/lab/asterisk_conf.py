@@ -23,7 +23,7 @@ res_pjsip_logger res_pjsip_rfc3326 res_pjsip_diversion res_pjsip_nat res_pjsip_d
 res_pjsip_acl res_pjsip_path res_pjsip_pubsub res_pjsip_refer chan_pjsip
 bridge_simple bridge_native_rtp bridge_builtin_features bridge_holding
 res_musiconhold pbx_config res_curl res_speech res_agi
-codec_ulaw codec_alaw codec_resample format_pcm format_wav format_sln
+codec_ulaw codec_alaw codec_g722 codec_resample format_pcm format_wav format_sln
 app_dial app_playback app_echo app_queue app_stack app_verbose app_userevent app_mixmonitor
 app_read app_record app_exec app_while app_if app_originate app_senddtmf app_softhangup
 func_callerid func_channel func_curl func_cut func_db func_env func_global func_groupcount

@@ -108,8 +108,13 @@ class LabFleet:
         options: Sequence[str] = (),
         *,
         tree: Path = REPOSITORY,
+        user: int | None = None,
+        groups: Collection[int] | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Starts `pbxctl run ROLE` of the source in `tree`; its log is fleet folder / NAME.log."""
+        """Starts `pbxctl run ROLE` of the source in `tree`; its log is fleet folder / NAME.log.
+
+        user, groups: other than root's, by number.
+        """
         name = name or role
         log = (self.folder / f"{name}.log").open("ab")
         argv = [sys.executable, "-m", "controller.cli", "--config", str(self.config_path)]
@@ -119,6 +124,9 @@ class LabFleet:
             stderr=log,
             stdin=subprocess.DEVNULL,
             cwd=tree,
+            user=user,
+            group=user,
+            extra_groups=groups,
             env={**os.environ, "PBXCTL_LOG": "debug", "PYTHONPATH": str(tree)},
         )
         log.close()

@@ -22,9 +22,11 @@ from typing import Self
 from tests.lab.until import until
 
 SIP_PORT, RTP_PORT = 5060, 40000
-PCMU, EVENT = 0, 101
+PCMU, G722, EVENT = 0, 9, 101
 FRAME_BYTES, FRAME_S = 160, 0.02
 RETRANSMIT_S = 0.5
+#: G.722 has 16 kHz and says 8 (RFC 3551, 4.5.2)
+_RTPMAP = {PCMU: "a=rtpmap:0 PCMU/8000", G722: "a=rtpmap:9 G722/8000"}
 
 
 @dataclass
@@ -77,11 +79,12 @@ class Outgoing:
             self.clock += FRAME_BYTES
             time.sleep(FRAME_S)
 
-    def say(self, law: bytes) -> None:
-        """G.711 u-law in packets of 20 ms, at their time."""
+    def say(self, audio: bytes) -> None:
+        """In the phone's codec (8,000 bytes a second), in packets of 20 ms, at their time."""
         began = time.monotonic()
-        for number, start in enumerate(range(0, len(law), FRAME_BYTES)):
-            self._rtp(PCMU, law[start : start + FRAME_BYTES], marker=number == 0)
+        for number, start in enumerate(range(0, len(audio), FRAME_BYTES)):
+            packet = audio[start : start + FRAME_BYTES]
+            self._rtp(self.phone.codec, packet, marker=number == 0)
             self.clock += FRAME_BYTES
             time.sleep(max(0.0, began + (number + 1) * FRAME_S - time.monotonic()))
 
@@ -112,8 +115,9 @@ class Phone:
     are full of (-1: mixed).
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, codec: int = PCMU) -> None:
         self.address = address
+        self.codec = codec
         self.sip = f"{address}:{SIP_PORT}"
         self.invites: list[str] = []
         self.heard: dict[int, int] = {}
@@ -186,7 +190,7 @@ class Phone:
     def sdp(self) -> str:
         return (
             f"v=0\r\no=- 1 1 IN IP4 {self.address}\r\ns=-\r\nc=IN IP4 {self.address}\r\nt=0 0\r\n"
-            f"m=audio {RTP_PORT} RTP/AVP {PCMU} {EVENT}\r\na=rtpmap:0 PCMU/8000\r\n"
+            f"m=audio {RTP_PORT} RTP/AVP {self.codec} {EVENT}\r\n{_RTPMAP[self.codec]}\r\n"
             f"a=rtpmap:{EVENT} telephone-event/8000\r\na=ptime:20\r\n"
         )
 

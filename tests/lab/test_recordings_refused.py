@@ -48,7 +48,7 @@ def test_an_unrecordable_call_is_refused_if_the_policy_says_so(world: World) -> 
     until(lambda: agent_answers(fleet), 10, "the agent listens")
     assert phone.call(node.sip, "9500").code == 503, "nothing but a noswap tmpfs will do"
     until(lambda: any("swapped out" in words for words in alarms(fleet)), 5, "a person is told")
-    assert not list(fleet.tmpfs.rglob("*.raw"))
+    assert not list(fleet.tmpfs.rglob("*.memo"))
 
 
 def test_or_goes_on(world: World) -> None:
@@ -62,4 +62,4 @@ def test_or_goes_on(world: World) -> None:
     fleet.start("agent")
     until(lambda: agent_answers(fleet), 10, "the agent listens")
     assert phone.call(node.sip, "9500").code == 200
-    assert not list(fleet.tmpfs.rglob("*.raw"))
+    assert not list(fleet.tmpfs.rglob("*.memo"))

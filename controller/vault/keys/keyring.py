@@ -231,6 +231,12 @@ class Keyring:
             return len(old)
 
     @property
+    def wrapped(self) -> int:
+        """How many keys the provider guards."""
+        with self._lock:
+            return sum(not isinstance(record, Rotation) for _, record in self._records.values())
+
+    @property
     def rotating(self) -> bool:
         with self._lock:
             return self._rotation() is not None

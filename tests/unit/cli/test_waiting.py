@@ -60,6 +60,30 @@ def test_what_takes_long_shows_that_it_goes_on(tmp_path: Path) -> None:
             os.close(follower)
 
 
+SLOW = """
+import time
+from controller.cli.session import Session
+from controller.cli.waiting import waiting
+shares = iter((None, 0.42, 1.0))
+with waiting(Session(), "reading", lambda: next(shares)):
+    time.sleep(3.5)
+"""
+
+
+def test_how_much_is_done_is_shown_where_it_is_known() -> None:
+    leader, follower = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-c", SLOW], cwd=ROOT, stderr=follower)
+    os.close(follower)
+    seen = b""
+    try:
+        while b"100%" not in seen:
+            seen += os.read(leader, 1024)
+    finally:
+        ended(process)
+        os.close(leader)
+    assert seen.index(b"| reading \r") < seen.index(b"reading  42%") < seen.index(b"reading 100%")
+
+
 def test_a_watch_outlives_the_gate(stand: Stand, tmp_path: Path) -> None:
     file = write_config(tmp_path, stand.redis.url)  # a state_dir in which no gate is yet
     process = started(file, subprocess.PIPE, "nodes", "list", "-o", "name", "-w", "0.2")

@@ -71,7 +71,7 @@ class ScriptedDriver(Driver):
     async def phones(self) -> Sequence[PhoneRegistered]:
         return []
 
-    async def start_recording(self, pbx_id: str, path: str, on_end: str) -> str:
+    async def start_recording(self, pbx_id: str, path: str, rate_hz: int, on_end: str) -> str:
         return ""
 
     async def stop_recording(self, leg: str, path: str) -> None: ...

@@ -15,6 +15,7 @@ from controller.agent.shipping import Shipping
 from controller.agent.spool import Openings, Spool
 from controller.agent.tmpfs import Files, Memo
 from controller.errors import Unreachable
+from controller.pbx.recorded_files import STEREO, Layout
 from controller.vault import header as headers
 from controller.vault import wire, xwing
 from controller.vault.body import SEALED, Reader, Sealer
@@ -25,7 +26,7 @@ PRIVATE = xwing.generate()
 PUBLIC = xwing.public_key(PRIVATE)
 
 
-def new(folder: Path) -> tuple[Files, Memo]:
+def new(folder: Path, layout: Layout = STEREO) -> tuple[Files, Memo]:
     files = Files(folder, secrets.token_hex(16))
     header = Header("t", "n", files.recording, 1_790_000_000_000_000)
     key, salt = secrets.token_bytes(32), secrets.token_bytes(24)
@@ -33,7 +34,7 @@ def new(folder: Path) -> tuple[Files, Memo]:
     envelope = seal_envelope(PUBLIC, xwing.key_id(PUBLIC), header, key, said)
     prologue = Sealer(header.suite, key, header.encode(), salt).prologue
     begin = Begin(files.recording, header.encode(), envelope, prologue)
-    memo = Memo(begin, key, salt, header.started_us, "call", "pbx", "leg", "all")
+    memo = Memo(begin, key, salt, header.started_us, "call", "pbx", "leg", "all", layout=layout)
     files.make(memo, None)
     return files, memo
 
@@ -115,8 +116,8 @@ class Node:
             alarm=self.alarms.append, stop=lambda memo: self.stopped.append(memo.begin.recording),
         )  # fmt: skip
 
-    def record(self) -> Files:
-        files, memo = new(self.tmpfs)
+    def record(self, layout: Layout = STEREO) -> Files:
+        files, memo = new(self.tmpfs, layout)
         self.recorder.begin(files, memo)
         return files
 

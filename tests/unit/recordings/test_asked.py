@@ -18,6 +18,7 @@ from aiohttp import web
 
 from controller.agent.recordings import Recordings
 from controller.agent.shipping import keep_key
+from controller.agent.tmpfs import SWAPS
 from controller.config_file import parse
 from controller.fleet.functions import Fleet
 from controller.pki.store import renew_due
@@ -40,20 +41,24 @@ ASKED = "/record?node=n&call=c1&pbx=p1&leg=l1&caller=1&callee=2&service=phone"
 
 
 @asynccontextmanager
-async def answering(place: Path) -> AsyncIterator[tuple[str, int, Recordings]]:
+async def answering(
+    place: Path, noswap: bool = True, swaps: Path = SWAPS
+) -> AsyncIterator[tuple[str, int, Recordings]]:
     """An agent's answers at host and port; its vault is away, its key known."""
     folder = place / "tmpfs"
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "noswap,size=1m", "t", folder], check=True)
+    mounted = "noswap,size=1m" if noswap else "size=1m"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", mounted, "t", folder], check=True)
     (place / "n").write_text("secret\n")
     (place / "n").chmod(0o600)
-    config = parse(TEXT.replace("FOLDER", str(folder)), str(place / "pbxctl.yaml"))
+    text = TEXT.replace("FOLDER", f"{folder}, noswap: {str(noswap).lower()}")
+    config = parse(text, str(place / "pbxctl.yaml"))
     renew_due(config, dt.datetime.now(dt.UTC))
     public = xwing.public_key(xwing.generate())
     keys = config.state_path / "agent"
     keys.mkdir(parents=True)
     keep_key(keys / "vault.key", PublicKey(xwing.key_id(public), public))
-    recordings = Recordings(config, cast(Fleet, None), ["n"])
+    recordings = Recordings(config, cast(Fleet, None), ["n"], swaps=swaps)
     app = web.Application()
     recordings.add_to(app)
     runner = web.AppRunner(app, access_log=None, handler_cancellation=False)
@@ -79,7 +84,9 @@ async def test_a_wanted_call_gets_a_file(tmp_path: Path) -> None:
         ):
             verdict, recording, _ = (await answer.text()).split("|")
         assert verdict == "record"
-        assert Path(recordings.nodes["n"].path_of(recording)).exists()
+        folder = Path(recordings.nodes["n"].path_of(recording)).parent
+        names = {path.name.removeprefix(recording) for path in folder.glob(f"{recording}*")}
+        assert names == {"-l.sln32", "-r.sln32", ".end", ".memo"}, "it is an Asterisk"
 
 
 async def test_a_pbx_that_went_on_without_the_answer_leaves_no_recording(
@@ -93,3 +100,32 @@ async def test_a_pbx_that_went_on_without_the_answer_leaves_no_recording(
         assert recorder is not None
         assert not recorder.live
         assert not [*recordings.nodes["n"].folder.iterdir()]
+
+
+async def ask(host: str, port: int) -> str:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://{host}:{port}{ASKED}") as answer,
+    ):
+        return (await answer.text()).split("|")[0]
+
+
+async def test_swap_that_is_turned_on_ends_recording_until_it_is_off(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    swaps = tmp_path / "swaps"
+    none = "Filename Type Size Used Priority\n"
+    swaps.write_text(none)
+    async with answering(tmp_path, noswap=False, swaps=swaps) as (host, port, recordings):
+        assert await ask(host, port) == "record"
+        recorder = recordings.nodes["n"].recorder
+        assert recorder is not None
+        (live,) = recorder.live.values()
+        swaps.write_text(none + "/swapfile file 2097148 0 -2\n")
+        await eventually(lambda: live.stopping, 2, "what is on is stopped")
+        assert "swaps to /swapfile" in live.stopping
+        assert await ask(host, port) == "go_on"
+        assert "1 recordings are stopped" in caplog.text, "a person is told"
+        swaps.write_text(none)
+        await eventually(lambda: not recordings.nodes["n"].problem, 2, "it is off again")
+        assert await ask(host, port) == "record"

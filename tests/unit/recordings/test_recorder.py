@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import subprocess
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -152,7 +153,7 @@ async def test_freed_audio_is_never_sealed_again(
     write(files, audio)
     async with running(node):
         await eventually(
-            lambda: os.pread(files.fd, 64, 0) == bytes(64), 10, "its beginning is freed"
+            lambda: files.raw.read_bytes()[:64] == bytes(64), 10, "its beginning is freed"
         )
         assert files.mark() >= sealing.FORGET_CHUNKS
     before = len(vault.requests)
@@ -230,6 +231,39 @@ async def test_a_full_spool_is_told_and_nothing_is_dropped(tmp_path: Path) -> No
         await eventually(lambda: files.recording in vault.ends, 15, "its end")
         assert vault.plain(files.recording) == audio
         assert not node.recorder.problem, "recording goes on"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+async def test_a_full_tmpfs_comes_free_again(tmp_path: Path) -> None:
+    """Nor does what has ended stand in its own way: its end cannot be noted while all is full."""
+    (tmp_path / "tmpfs").mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "noswap,size=1m", "t", str(tmp_path / "tmpfs")]
+    subprocess.run(mount, check=True)
+    vault = FakeVault()
+    vault.away = True
+    try:
+        node = Node(tmp_path, vault, spool_bytes=0)
+        both = [node.record() for _ in range(2)]
+        audio = secrets.token_bytes(20 * CHUNK)
+        write(both[0], audio)
+        both[0].end_in_order()
+        with pytest.raises(OSError, match="No space"), both[1].raw.open("ab", buffering=0) as file:
+            while file.write(audio) == len(audio):
+                pass
+            file.write(audio)
+        kept = both[1].raw.read_bytes()
+        async with running(node):
+            await eventually(lambda: set(node.stopped) == {f.recording for f in both}, 5, "stop")
+            assert any("tmpfs is full too" in words for words in node.alarms), node.alarms
+            await asyncio.sleep(sealing.QUIET_S + sealing.NOTE_S + 0.5)
+            vault.away = False
+            await eventually(lambda: len(vault.ends) == 2, 20, "both ends")
+            await eventually(lambda: nothing_left(node), 3, "nothing is left")
+        assert vault.plain(both[0].recording) == audio
+        assert vault.plain(both[1].recording) == kept
+        assert {end.outcome for end in vault.ends.values()} == {Outcome.PARTIAL}
+    finally:
+        subprocess.run(["umount", "--lazy", tmp_path / "tmpfs"], check=True)
 
 
 async def test_a_vault_that_lost_what_it_took_is_told_of(tmp_path: Path) -> None:

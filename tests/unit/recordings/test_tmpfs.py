@@ -21,30 +21,51 @@ MOUNTS = """\
 """
 
 
+HEAD = "Filename Type Size Used Priority\n"
+SWAP = HEAD + "/dev/sdb2 partition 4194300 0 -2\n"
+
+
+def written(place: Path, name: str, text: str) -> Path:
+    path = place / name
+    path.write_text(text)
+    return path
+
+
 @pytest.mark.parametrize(
-    ("point", "options", "problem"),
+    ("point", "options", "wanted", "swaps", "problem"),
     [
-        ("{}", ",noswap", ""),
-        ("{}", "", "may be swapped out"),
-        ("/elsewhere", ",noswap", "is on ext4"),
+        ("{}", ",noswap", True, SWAP, ""),
+        ("{}", "", True, HEAD, "may be swapped out"),
+        ("/elsewhere", ",noswap", True, HEAD, "is on ext4"),
+        ("{}", "", False, HEAD, ""),
+        ("{}", ",noswap", False, SWAP, ""),
+        ("{}", "", False, SWAP, "swaps to /dev/sdb2"),
+        ("{}", "", False, None, "cannot be read"),
+        ("/elsewhere", "", False, HEAD, "is on ext4"),
     ],
 )
-def test_nothing_but_a_noswap_tmpfs_will_do(
-    tmp_path: Path, point: str, options: str, problem: str
+def test_nothing_but_a_tmpfs_that_is_never_swapped_out_will_do(
+    tmp_path: Path, point: str, options: str, wanted: bool, swaps: str | None, problem: str
 ) -> None:
-    mounts = MOUNTS.format(point=point.format(tmp_path), options=options)
-    found = tmpfs.problem_of(tmp_path, mounts)
+    text = MOUNTS.format(point=point.format(tmp_path), options=options)
+    mounts, listed = written(tmp_path, "mounts", text), tmp_path / "swaps"
+    if swaps is not None:
+        listed.write_text(swaps)
+    found = tmpfs.problem_of(tmp_path, noswap=wanted, mounts=mounts, swaps=listed)
     assert problem in found
     assert bool(found) is bool(problem)
-    level = check_tmpfs(RecordingsConfig(folder=str(tmp_path)), mounts).level
-    assert level is (Level.FAIL if problem else Level.OK)
+    config = RecordingsConfig(folder=str(tmp_path), noswap=wanted)
+    finding = check_tmpfs(config, mounts, listed)
+    assert finding.level is (Level.FAIL if problem else Level.OK)
+    assert "swapoff" in finding.fix if "swaps to" in problem else "swapoff" not in finding.fix
 
 
 def test_a_symbolic_link_does_not_fool_it(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "disk")
-    mounts = MOUNTS.format(point=tmp_path / "link", options=",noswap")
-    assert "is on ext4" in tmpfs.problem_of(tmp_path / "link", mounts)
+    text = MOUNTS.format(point=tmp_path / "link", options=",noswap")
+    found = tmpfs.problem_of(tmp_path / "link", mounts=written(tmp_path, "mounts", text))
+    assert "is on ext4" in found
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
@@ -59,13 +80,13 @@ def test_the_kernels_own_words(tmp_path: Path) -> None:
 
 def test_a_writer_is_seen_whoever_it_is(tmp_path: Path) -> None:
     files, _ = new(tmp_path)
-    assert not files.has_writer()
+    assert not files.audio.has_writer()
     with subprocess.Popen(
         ["sh", "-c", 'exec 3>>"$0"; read x', files.raw], stdin=subprocess.PIPE
     ) as p:
-        while not files.has_writer():
+        while not files.audio.has_writer():
             assert p.poll() is None
-    assert not files.has_writer()
+    assert not files.audio.has_writer()
 
 
 def test_a_writer_that_comes_while_it_is_looked_for_is_no_harm(tmp_path: Path) -> None:
@@ -73,7 +94,7 @@ def test_a_writer_that_comes_while_it_is_looked_for_is_no_harm(tmp_path: Path) -
     many = "for i in $(seq 3000); do : >>$0; done"
     with subprocess.Popen(["sh", "-c", many, files.raw]) as writer:
         while writer.poll() is None:
-            files.has_writer()
+            files.audio.has_writer()
     assert writer.returncode == 0
 
 
@@ -91,6 +112,8 @@ def test_the_mount_unit_has_the_name_that_systemd_wants() -> None:
     (file,) = mount_unit("n", RecordingsConfig()).values()
     assert "Options=noswap,size=1024m,mode=0711,nodev,nosuid,noexec\n" in file.text
     assert "Where=/run/pbxctl/recordings\n" in file.text
+    (file,) = mount_unit("n", RecordingsConfig(noswap=False)).values()
+    assert "Options=size=1024m,mode=0711,nodev,nosuid,noexec\n" in file.text
 
 
 def test_no_swap_is_well() -> None:

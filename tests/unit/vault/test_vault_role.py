@@ -22,10 +22,14 @@ from controller.api.recording_shapes import (
     RecordingAction,
     RecordingDetail,
     Recordings,
+    RotateAsk,
+    Rotated,
+    VaultWork,
     Verified,
 )
 from controller.errors import CommandRefused, NotFound, Refused, UsageError
 from controller.vault.erasure import verify
+from controller.vault.found import Found
 from controller.vault.header import Particulars
 from controller.vault.wire import Frame, State
 from tests.sealed import Recording, plain, tone
@@ -256,3 +260,31 @@ def test_the_shapes_need_no_sql_for_a_command_to_start() -> None:
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(ran.stdout.split())
     assert not loaded & {"sqlalchemy", "aiohttp", "cryptography", "obstore"}
+
+
+def test_how_far_a_check_and_a_rotation_have_come_is_told(vault: VaultServer) -> None:
+    for _ in range(3):
+        vault.recorded(vault.agent("n1").sealed(tone(1)))
+    seen: dict[str, VaultWork] = {}
+    over = threading.Event()
+
+    def works() -> None:
+        carl = vault.person("carl")
+        while not over.is_set():
+            carl.post(Found, "vault", "check", body=RotateAsk())
+            carl.post(Rotated, "vault", "rotate", body=RotateAsk(pair=False))
+
+    thread = threading.Thread(target=works)
+    thread.start()
+    olga, deadline = vault.person("olga"), time.monotonic() + 20
+    try:
+        while len(seen) < 2 and time.monotonic() < deadline:
+            at = olga.get(VaultWork, "vault", "work")
+            if at.work:
+                seen[at.work] = at
+    finally:
+        over.set()
+        thread.join()
+    assert set(seen) == {"check", "rotate"}
+    assert all(0 < at.done <= at.of for at in seen.values())
+    assert olga.get(VaultWork, "vault", "work") == VaultWork("", 0, 0)
