@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from controller.pbx.recorded_files import SIDES
+from controller.pbx.recorded_files import SIDES, STEREO
 from controller.vault.bodies import Bodies
 from controller.vault.store import open_store
 from controller.vault.wire import Outcome
@@ -41,15 +41,17 @@ CANARY = bytes(random.Random(7).randrange(0x10, 0x70) for _ in range(160))
 
 
 BEGAN_S = time.time()
+AUDIO = (".raw", ".sln32")
 LAYOUT = SIDES[16_000]
 
 
 class Witness(threading.Thread):
     """Holds every recording's files open from their first moment on; `plain` reads them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, stereo: set[str]) -> None:
         super().__init__(daemon=True)
         self._folder = folder
+        self._stereo = stereo
         self._files: dict[str, tuple[int, ...]] = {}
         self._over = threading.Event()
 
@@ -57,9 +59,10 @@ class Witness(threading.Thread):
         while not self._over.wait(0.01):
             for path in self._folder.glob("*/*.memo"):
                 if path.stem not in self._files:
-                    sides = [path.with_name(path.stem + name) for name in LAYOUT.names]
+                    layout = STEREO if path.parent.name in self._stereo else LAYOUT
+                    files = [path.with_name(path.stem + name) for name in layout.names]
                     with contextlib.suppress(FileNotFoundError):
-                        self._files[path.stem] = tuple(os.open(s, os.O_RDONLY) for s in sides)
+                        self._files[path.stem] = tuple(os.open(f, os.O_RDONLY) for f in files)
 
     def sides(self) -> dict[str, list[array[int]]]:
         """As the PBX wrote them."""
@@ -81,6 +84,8 @@ class Witness(threading.Thread):
 
 
 def both(sides: list[array[int]]) -> bytes:
+    if len(sides) == 1:
+        return sides[0].tobytes()
     frames = max(len(side) // LAYOUT.step for side in sides)
     stereo = array("h", bytes(4 * frames))
     for number, side in enumerate(sides):
@@ -150,11 +155,18 @@ def restarted(fleet: RecordingFleet, role: str, address: str, chance: random.Ran
         until(lambda: takes(address), 20, f"{role} listens")
 
 
-@pytest.fixture
-def fleet() -> Iterator[tuple[RecordingFleet, list[Asterisk], list[Phone]]]:
+World = tuple[RecordingFleet, list[Asterisk | FreeSwitch], list[Phone]]
+
+
+@pytest.fixture(
+    params=["asterisk", pytest.param("freeswitch", marks=pytest.mark.freeswitch)],
+    ids=["two Asterisks", "Asterisk and FreeSWITCH"],
+)
+def fleet(request: pytest.FixtureRequest) -> Iterator[World]:
     with Lab() as lab, contextlib.ExitStack() as ends:
         phones = [ends.enter_context(Phone(lab.address())) for _ in range(4)]
-        nodes = [lab.asterisk("n1"), lab.asterisk("n2")]
+        second = lab.asterisk("n2") if request.param == "asterisk" else lab.freeswitch("n2")
+        nodes: list[Asterisk | FreeSwitch] = [lab.asterisk("n1"), second]
         east: dict[Asterisk | FreeSwitch, str] = dict.fromkeys(nodes, "east")
         with RecordingFleet(lab, east, *(phone.sip for phone in phones)) as fleet:
             fleet.start_all()
@@ -170,10 +182,11 @@ def size_of(path: Path) -> int:
 
 @pytest.mark.timeout(400)
 def test_nothing_is_lost_and_nothing_comes_twice(
-    fleet: tuple[RecordingFleet, list[Asterisk], list[Phone]],
+    fleet: World,
 ) -> None:
     world, nodes, phones = fleet
-    witness = Witness(world.tmpfs)
+    stereo = {node.name for node in nodes if isinstance(node, FreeSwitch)}
+    witness = Witness(world.tmpfs, stereo)
     talkers = [Talker(phone, nodes[i % 2].sip) for i, phone in enumerate(phones)]
     for thread in (witness, *talkers):
         thread.start()
@@ -201,7 +214,7 @@ def test_nothing_is_lost_and_nothing_comes_twice(
 
     def shipped() -> bool:
         # A PBX that died before it opened its file may leave an empty one for ten minutes.
-        audio = [path for path in world.tmpfs.glob("*/*.sln32") if size_of(path)]
+        audio = [path for path in world.tmpfs.glob("*/*") if path.suffix in AUDIO and size_of(path)]
         sealed = [
             path for path in spool.rglob("*") if path.is_file() and path.parent.name != "open"
         ]
@@ -235,8 +248,8 @@ def heard(witness: Witness) -> list[bytes]:
 
     It has the length of a packet, so that it is the same in each, but for the first ones.
     """
-    for left, _ in witness.sides().values():
-        if len(left) > 2 * 32_000:
+    for left, *right in witness.sides().values():
+        if right and len(left) > 2 * 32_000:
             wide = left[32_000 : 32_000 + 160]
             narrow = wide[32_000 % LAYOUT.step :: LAYOUT.step]
             told = linear(CANARY)[20:60]
