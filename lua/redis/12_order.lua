@@ -22,16 +22,18 @@ local function settle(order, at, node, load)
   end
   while 4 * at - 2 <= size do
     local below = 4 * at - 2
+    local least = loads[below]
     for other = below + 1, math.min(below + 3, size) do
-      if loads[other] < loads[below] then
-        below = other
+      local its = loads[other]
+      if its < least then
+        below, least = other, its
       end
     end
-    if loads[below] >= load then
+    if least >= load then
       break
     end
-    nodes[at], loads[at] = nodes[below], loads[below]
-    nodes[at].at = at
+    local node_below = nodes[below]
+    nodes[at], loads[at], node_below.at = node_below, least, at
     at = below
   end
   nodes[at], loads[at], node.at = node, load, at
@@ -58,11 +60,11 @@ end
 
 -- The least loaded node but for the first, and its load; or nil.
 local function second(order)
-  local least
-  for at = 2, math.min(5, order.size) do
-    if not least or order.loads[at] < order.loads[least] then
-      least = at
+  local loads, at = order.loads, 2
+  for other = 3, math.min(5, order.size) do
+    if loads[other] < loads[at] then
+      at = other
     end
   end
-  return least and order.nodes[least], least and order.loads[least]
+  return order.nodes[at], loads[at]
 end

@@ -15,6 +15,7 @@ local RAMP_RATE_FLOOR = 2
 local PEER_RATE_SHARE = 1.1
 -- Temporarily Unavailable: the phone's own answer, so that no edge tries other nodes for it.
 local SIP_UNAVAILABLE = 480
+local NONE = {}
 
 local function call_key(call_id)
   return string.sub(redis.sha1hex(call_id), 1, 32)
@@ -54,7 +55,7 @@ local function planned(pol, callee)
       return entry
     end
   end
-  return {}
+  return NONE
 end
 
 -- A node that came back may not draw more arrivals than the peer that would get the call
@@ -67,71 +68,101 @@ local function throttled(node, peer, pol, now)
   return decayed_rate(node, now) >= math.max(RAMP_RATE_FLOOR, PEER_RATE_SHARE * peer_rate)
 end
 
--- The fit nodes among the region's least loaded, best first: all that are ramping up, at most
--- CANDIDATES, and the first that is not; and the node after these in order, with its load. Drops the
--- unfit from the order: each drop is paid once per change of a node, so the cost does not grow with
--- nodes.
-local function candidates(P, memory, region, pol, now, share, tried)
-  local order, found, passed = order_of(memory, region), {}, {}
+-- Takes the unfit off the top of the order, until the first there is fit. Each is taken off once per
+-- change of a node, so the cost does not grow with nodes.
+local function first_fit(order, pol, now)
   local node = order.nodes[1]
   while node do
     local reason = unfit(node, pol, now)
-    if reason and reason ~= 'settling' then
-      take_out(order, node)
-    else
-      local fits = not reason and not tried[node.name]
-      if fits and not has_room(node, share, now) then
-        count_calls(P, node, now)
-        fits = has_room(node, share, now)
-      end
-      if fits then
-        node.load = load_of(node, pol, now)
-        found[#found + 1] = node
-        if #found > CANDIDATES or ramp_share(node, pol, now) >= 1 then
-          break
-        end
-      end
-      take_out(order, node)
-      passed[#passed + 1] = node
-      if #passed >= LOOK_MAX then
+    if not reason or reason == 'settling' then
+      return node, reason
+    end
+    take_out(order, node)
+    node = order.nodes[1]
+  end
+end
+
+local function can_take(P, node, share, tried, now)
+  if tried[node.name] then
+    return false
+  elseif not has_room(node, share, now) then
+    count_calls(P, node, now)
+    return has_room(node, share, now)
+  end
+  return true
+end
+
+-- The fit nodes among the region's least loaded, best first: all that are ramping up, at most
+-- CANDIDATES, and the first that is not; and the node after these in order, with its load.
+local function candidates(P, order, pol, now, share, tried)
+  local found, passed = {}, {}
+  local node, settles = first_fit(order, pol, now)
+  while node and #passed < LOOK_MAX do
+    take_out(order, node)
+    passed[#passed + 1] = node
+    if not settles and can_take(P, node, share, tried, now) then
+      node.load = load_of(node, pol, now)
+      found[#found + 1] = node
+      if #found > CANDIDATES or ramp_share(node, pol, now) >= 1 then
         break
       end
     end
-    node = order.nodes[1]
+    node, settles = first_fit(order, pol, now)
   end
-  local after, after_load
-  if node == order.nodes[1] then
-    after, after_load = second(order)
-  else
-    after, after_load = order.nodes[1], order.loads[1]
-  end
+  local after, after_load = order.nodes[1], order.loads[1]
   for _, each in ipairs(passed) do
     put_in(order, each, load_of(each, pol, now))
   end
-  return found, after and after.name, after_load
+  return found, after, after_load
 end
 
--- The first that may have the call, and the one that would have it were nobody ramping up. The
--- last of `found` is the peer that the ramping ones are measured by.
-local function best_of(found, pol, now)
-  local peer = found[#found]
+-- The region's best, and the one that the reason compares it with: the next in order, or the one
+-- that would have the call were nobody ramping up, which is then said by the last value.
+local function best_of(P, order, pol, now, share, tried)
+  local node, settles = first_fit(order, pol, now)
+  if not node then
+    return nil
+  elseif not settles and ramp_share(node, pol, now) >= 1 and can_take(P, node, share, tried, now) then
+    node.load = load_of(node, pol, now)
+    return node, second(order)
+  end
+  local found, after, after_load = candidates(P, order, pol, now, share, tried)
+  -- The last of `found` is the peer that the ramping ones are measured by.
+  local best, other = found[#found], found[1]
   for i = 1, #found - 1 do
-    if not throttled(found[i], peer, pol, now) then
-      return found[i], found[1 + i]
+    if not throttled(found[i], best, pol, now) then
+      best, other = found[i], found[i + 1]
+      break
     end
   end
-  return peer, found[1]
+  if best and other.load < best.load then
+    return best, other, other.load, true
+  end
+  return best, after, after_load
+end
+
+-- '%.2f' of a load; printing a fraction is slow, and there are few of two digits.
+local hundredths = {}
+
+local function worded(load)
+  local number = math.min(math.floor(load * 100 + 0.5), 999)
+  local text = hundredths[number]
+  if not text then
+    text = string.format('%.2f', number / 100)
+    hundredths[number] = text
+  end
+  return text
 end
 
 -- The node for a call, with the reason in words; or nil and why there is none, and whether the
 -- picture knows of none at all. The last value: the node is of a region that is not the first.
-local function choose(P, memory, pol, now, order, share, tried)
-  local pick, other, after, after_load, spilled
-  for i, region in ipairs(order) do
-    local found, next_name, next_load = candidates(P, memory, region, pol, now, share, tried)
-    local best, next_best = best_of(found, pol, now)
+local function choose(P, memory, pol, now, regions, share, tried)
+  local pick, after, after_load, ramps, spilled
+  for i = 1, #regions do
+    local best, next_best, next_load, ramping =
+      best_of(P, order_of(memory, regions[i]), pol, now, share, tried)
     if best and (not pick or best.load < pick.load) then
-      pick, other, after, after_load, spilled = best, next_best, next_name, next_load, i > 1
+      pick, after, after_load, ramps, spilled = best, next_best, next_load, ramping, i > 1
     end
     if pick and pick.load <= pol.spill_above then
       break
@@ -139,25 +170,20 @@ local function choose(P, memory, pol, now, order, share, tried)
   end
   if not pick then
     local full = 0
-    for _, region in ipairs(order) do
+    for _, region in ipairs(regions) do
       full = full + order_of(memory, region).full
     end
-    local where = table.concat(order, ', ')
+    local where = table.concat(regions, ', ')
     if full > 0 then
       return nil, string.format('%d node(s) of %s full, no other fit', full, where)
     end
     return nil, 'no node of ' .. where .. ' is fit', next(tried) == nil
   end
-  local from, ramps = spilled and 'spilled from ' .. order[1] .. ': ' or '', ''
-  if other and other.load < pick.load then
-    after, after_load, ramps = other.name, other.load, ' (ramping up)'
-  end
-  local why = string.format('%sleast load %.2f in %s, calls %d+%d of %d', from, pick.load,
-    pick.region, pick.live, pick.reserved, pick.calls_max)
-  if after then
-    why = string.format('%s; next %s %.2f%s', why, after, after_load, ramps)
-  end
-  return pick, why, false, spilled
+  return pick, string.format(
+    '%sleast load %s in %s, calls %d+%d of %d%s%s%s%s%s', spilled and 'spilled from ' .. regions[1] .. ': ' or '',
+    worded(pick.load), pick.region, pick.live, pick.reserved, pick.calls_max,
+    after and '; next ' or '', after and after.name or '', after and ' ' or '',
+    after and worded(after_load) or '', ramps and ' (ramping up)' or ''), false, spilled
 end
 
 -- The node on which the called phone is registered, the latest registration first: with its reason
@@ -185,8 +211,8 @@ local function home(P, memory, pol, now, callee, share, tried)
   return nil, why
 end
 
-local function answer(call, address)
-  return { 'place', call.n, address, call.p, '', '', call.svc or '', call.why }
+local function answer(name, address, placement, service, why)
+  return { 'place', name, address, placement, '', '', service, why }
 end
 
 -- blind: the picture is empty, late or settling, so it knows no better than the caller's own list.
@@ -211,7 +237,7 @@ local function standing(P, memory, call, now)
     holds = ends and tonumber(ends) > now
   end
   local node = holds and memory.nodes[call.n]
-  return node and answer(call, node.address)
+  return node and answer(call.n, node.address, call.p, call.svc or '', call.why)
 end
 
 -- What keeps a call from being placed before it is looked at, or nil.
@@ -242,8 +268,10 @@ local function decide(P, memory, pol, now, region, callee, priority, entry, trie
 end
 
 local function next_placement(key, before)
-  local attempt = before and tonumber(string.match(before.p, '%-(%d+)$')) or 0
-  return key .. '-' .. (attempt % 999 + 1)
+  if not before then
+    return key .. '-1'
+  end
+  return key .. '-' .. (tonumber(string.match(before.p, '%-(%d+)$') or 0) % 999 + 1)
 end
 
 -- Nodes that had the call before, and refused it as `failed` says, or nil when that is not what
@@ -288,7 +316,7 @@ local function route(P, args, dry)
     return refusal
   end
 
-  local key, tried, names, before = call_key(call_id), {}, nil, nil
+  local key, tried, names, before = call_key(call_id), NONE, nil, nil
   if failed ~= '' or dry then
     before = read_call(P, key)
     local refusing = tried_before(P, memory, before, failed, now, dry)
@@ -313,14 +341,15 @@ local function route(P, args, dry)
     return not before and standing(P, memory, read_call(P, key), now)
       or reject(P, pol, why, kind, dry, blind, cause)
   end
-  local call = {
-    id = clean(call_id, 2 * TEXT_MAX), n = node.name, s = 'reserved',
-    p = next_placement(key, before), r = region, from = clean(caller), to = clean(callee),
-    pri = priority, svc = entry.service, t = now, why = why, x = names,
-  }
+  local placement, service = next_placement(key, before), entry.service or ''
   if dry then
-    return answer(call, node.address)
+    return answer(node.name, node.address, placement, service, why)
   end
+  local call = {
+    id = clean(call_id, 2 * TEXT_MAX), n = node.name, s = 'reserved', p = placement, r = region,
+    from = clean(caller), to = clean(callee), pri = priority, svc = entry.service, t = now,
+    why = why, x = names,
+  }
   if not before then
     before = add_call(P, key, call)
     local same = standing(P, memory, before, now)
@@ -329,16 +358,17 @@ local function route(P, args, dry)
     end
   end
   if before then
-    call.p = next_placement(key, before)
+    placement = next_placement(key, before)
+    call.p = placement
     write_call(P, key, call, RESERVED_KEEP_MS)
   end
-  redis.call('ZADD', P .. ':resv:' .. node.name,
-    string.format('%d', now + pol.reservation_ms), call.p)
+  redis.call('ZADD', P .. ':resv:' .. node.name, string.format('%d', now + pol.reservation_ms),
+    placement)
   node.reserved = node.reserved + 1
   bump_rate(node, now)
   seat(memory, node, pol, now)
   count_stat(P, (spilled and 'spill:' or 'place:') .. node.region)
-  return answer(call, node.address)
+  return answer(node.name, node.address, placement, service, why)
 end
 
 -- route: KEYS P; ARGV call_id region caller callee priority failed_placement. priority "" or "-"
