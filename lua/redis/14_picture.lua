@@ -25,21 +25,28 @@ local function unseat(memory, node)
   end
 end
 
--- Puts the node where its state belongs: in order by its load, or among the full. Needs its calls.
+-- Puts a fit node in order by its load, or among the full. Needs its calls.
+local function seat_fit(memory, node, pol, now)
+  local order = order_of(memory, node.region)
+  if node.live + node.reserved < node.calls_max then
+    if node.full then
+      unseat(memory, node)
+    end
+    put_in(order, node, load_of(node, pol, now))
+  elseif not node.full then
+    unseat(memory, node)
+    node.full, order.full = true, order.full + 1
+  end
+end
+
+-- Puts the node where its state belongs.
 local function seat(memory, node, pol, now)
   local reason = unfit(node, pol, now)
   -- A settling node needs no word from its driver to be fit: it waits in its place.
   if reason and reason ~= 'settling' then
     unseat(memory, node)
-  elseif node.live + node.reserved < node.calls_max then
-    if node.full then
-      unseat(memory, node)
-    end
-    put_in(order_of(memory, node.region), node, load_of(node, pol, now))
-  elseif not node.full then
-    unseat(memory, node)
-    local order = order_of(memory, node.region)
-    node.full, order.full = true, order.full + 1
+  else
+    seat_fit(memory, node, pol, now)
   end
 end
 

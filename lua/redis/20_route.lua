@@ -23,7 +23,10 @@ end
 
 -- What phones sent may be any bytes; readers of the record get printable ASCII.
 local function clean(text, length)
-  text = string.sub(text or '', 1, length or TEXT_MAX)
+  text, length = text or '', length or TEXT_MAX
+  if #text > length then
+    text = string.sub(text, 1, length)
+  end
   if string.find(text, '^[\32-\126]*$') then
     return text
   end
@@ -141,15 +144,25 @@ local function best_of(P, order, pol, now, share, tried)
   return best, after, after_load
 end
 
--- '%.2f' of a load; printing a fraction is slow, and there are few of two digits.
-local hundredths = {}
+-- Printing a number costs as much as a command of Redis; those that reasons have are few.
+local WORDED_MAX = 10000
+local integers, hundredths = {}, {}
 
-local function worded(load)
-  local number = math.min(math.floor(load * 100 + 0.5), 999)
+local function worded(number)
+  local text = integers[number]
+  if not text then
+    text = string.format('%d', number)
+    integers[number] = number <= WORDED_MAX and text or nil
+  end
+  return text
+end
+
+local function worded_load(load)
+  local number = math.floor(load * 100 + 0.5)
   local text = hundredths[number]
   if not text then
-    text = string.format('%.2f', number / 100)
-    hundredths[number] = text
+    text = string.format('%.2f', load)
+    hundredths[number] = number <= WORDED_MAX and text or nil
   end
   return text
 end
@@ -179,11 +192,14 @@ local function choose(P, memory, pol, now, regions, share, tried)
     end
     return nil, 'no node of ' .. where .. ' is fit', next(tried) == nil
   end
-  return pick, string.format(
-    '%sleast load %s in %s, calls %d+%d of %d%s%s%s%s%s', spilled and 'spilled from ' .. regions[1] .. ': ' or '',
-    worded(pick.load), pick.region, pick.live, pick.reserved, pick.calls_max,
-    after and '; next ' or '', after and after.name or '', after and ' ' or '',
-    after and worded(after_load) or '', ramps and ' (ramping up)' or ''), false, spilled
+  local why = 'least load ' .. worded_load(pick.load) .. ' in ' .. pick.region .. ', calls '
+    .. worded(pick.live) .. '+' .. worded(pick.reserved) .. ' of ' .. worded(pick.calls_max)
+    .. (after and '; next ' .. after.name .. ' ' .. worded_load(after_load) or '')
+  if spilled or ramps then
+    why = (spilled and 'spilled from ' .. regions[1] .. ': ' or '') .. why
+      .. (ramps and ' (ramping up)' or '')
+  end
+  return pick, why, false, spilled
 end
 
 -- The node on which the called phone is registered, the latest registration first: with its reason
@@ -366,7 +382,7 @@ local function route(P, args, dry)
     placement)
   node.reserved = node.reserved + 1
   bump_rate(node, now)
-  seat(memory, node, pol, now)
+  seat_fit(memory, node, pol, now)
   count_stat(P, (spilled and 'spill:' or 'place:') .. node.region)
   return answer(node.name, node.address, placement, service, why)
 end
