@@ -42,6 +42,14 @@ local NUMBERS = {
   since = true, hold = true, channels = true, cpu = true,
 }
 
+-- Looking these up costs more than running them, so a library keeps them once it runs. While it
+-- loads, Redis 7.0 has none of them: adopt (14_picture.lua) comes before their first use.
+local floor, max, min, exp
+
+local function bind()
+  floor, max, min, exp = math.floor, math.max, math.min, math.exp
+end
+
 local memories = {}
 
 local function memory_of(P)
@@ -55,7 +63,7 @@ end
 
 local function now_ms()
   local t = redis.call('TIME')
-  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+  return t[1] * 1000 + math.floor(t[2] / 1000) -- tonumber would read each twice
 end
 
 -- The policy is unpacked once per change, not once per call; besides: the longest prefix of a number
@@ -96,7 +104,7 @@ end
 -- Arrivals per second, decaying since the last one.
 local function decayed_rate(node, now)
   local rate = node.rate
-  return rate.per_s * math.exp(-math.max(0, now - rate.ms) / RATE_TAU_MS)
+  return rate.per_s * exp(-max(0, now - rate.ms) / RATE_TAU_MS)
 end
 
 local function rate_of(P, name)
@@ -135,22 +143,22 @@ local function ramp_share(node, pol, now)
   if pol.ramp_ms <= 0 or not node.since then
     return 1
   end
-  return math.min(1, math.max(RAMP_FLOOR, (now - node.since) / pol.ramp_ms))
+  return min(1, max(RAMP_FLOOR, (now - node.since) / pol.ramp_ms))
 end
 
 -- The fullest of the node's signals, 0 to 1 and beyond, over its weight. Needs count_calls.
 local function load_of(node, pol, now)
   local share = ramp_share(node, pol, now)
-  local calls = (node.live + node.reserved) / math.max(1, node.calls_max * share)
+  local calls = (node.live + node.reserved) / max(1, node.calls_max * share)
   local fullest = calls
   if node.channels and node.channels_max then
-    fullest = math.max(fullest, node.channels / node.channels_max)
+    fullest = max(fullest, node.channels / node.channels_max)
   end
   if node.rate_max then
-    fullest = math.max(fullest, decayed_rate(node, now) / (node.rate_max * share))
+    fullest = max(fullest, decayed_rate(node, now) / (node.rate_max * share))
   end
   if node.cpu then
-    fullest = math.max(fullest, math.floor(node.cpu / CPU_STEP) * CPU_STEP)
+    fullest = max(fullest, floor(node.cpu / CPU_STEP) * CPU_STEP)
   end
   return (fullest + TIE * calls) / node.weight
 end
@@ -176,7 +184,7 @@ end
 
 -- Promise 1: one more call fits under the limit, for this priority's share.
 local function has_room(node, share, now)
-  if node.live + node.reserved + 1 > math.max(1, math.floor(node.calls_max * share)) then
+  if node.live + node.reserved + 1 > max(1, floor(node.calls_max * share)) then
     return false
   end
   if node.channels and node.channels_max then

@@ -12,7 +12,7 @@ end
 local function settle(order, at, node, load)
   local nodes, loads, size = order.nodes, order.loads, order.size
   while at > 1 do
-    local above = math.floor((at + 2) / 4)
+    local above = floor((at + 2) / 4)
     if loads[above] <= load then
       break
     end
@@ -23,7 +23,7 @@ local function settle(order, at, node, load)
   while 4 * at - 2 <= size do
     local below = 4 * at - 2
     local least = loads[below]
-    for other = below + 1, math.min(below + 3, size) do
+    for other = below + 1, min(below + 3, size) do
       local its = loads[other]
       if its < least then
         below, least = other, its
@@ -61,7 +61,7 @@ end
 -- The least loaded node but for the first, and its load; or nil.
 local function second(order)
   local loads, at = order.loads, 2
-  for other = 3, math.min(5, order.size) do
+  for other = 3, min(5, order.size) do
     if loads[other] < loads[at] then
       at = other
     end

@@ -89,6 +89,7 @@ local function settling_until(memory, told, pol, now)
 end
 
 local function adopt(P, memory, told, dry)
+  bind()
   local now = now_ms()
   memory.server, memory.policy, memory.doubt = nil, nil, nil
   memory.nodes, memory.orders, memory.phones = {}, {}, {}

@@ -52,7 +52,7 @@ end
 -- The number plan's entry with the longest prefix of `callee`, or an empty one.
 local function planned(pol, callee)
   local digits = pol.longest > 0 and string.match(callee, '^%+?%d+') or ''
-  for length = math.min(#digits, pol.longest), 1, -1 do
+  for length = min(#digits, pol.longest), 1, -1 do
     local entry = pol.numbers[string.sub(digits, 1, length)]
     if entry then
       return entry
@@ -68,7 +68,7 @@ local function throttled(node, peer, pol, now)
     return false
   end
   local peer_rate = peer and decayed_rate(peer, now) or math.huge
-  return decayed_rate(node, now) >= math.max(RAMP_RATE_FLOOR, PEER_RATE_SHARE * peer_rate)
+  return decayed_rate(node, now) >= max(RAMP_RATE_FLOOR, PEER_RATE_SHARE * peer_rate)
 end
 
 -- Takes the unfit off the top of the order, until the first there is fit. Each is taken off once per
@@ -158,7 +158,7 @@ local function worded(number)
 end
 
 local function worded_load(load)
-  local number = math.floor(load * 100 + 0.5)
+  local number = floor(load * 100 + 0.5)
   local text = hundredths[number]
   if not text then
     text = string.format('%.2f', load)

@@ -83,7 +83,10 @@ end
 local KINDS = { started = started, placed = started, answered = answered, ended = ended }
 
 local function end_reservations(P, name, now)
-  redis.call('ZREMRANGEBYSCORE', P .. ':resv:' .. name, '-inf', now)
+  local node = memory_of(P).nodes[name]
+  if not node or node.reserved > 0 then
+    redis.call('ZREMRANGEBYSCORE', P .. ':resv:' .. name, '-inf', now)
+  end
 end
 
 -- events: KEYS P; ARGV node epoch msgpack: list of {k = started|placed|answered|ended, id, placement,
