@@ -4,8 +4,8 @@
 --   P:server names the server that made its memory of this very data. It is compared at the start
 --   of each function that needs nodes. It is another's after a takeover, also when this server was
 --   primary before; it is gone when the data was emptied; a library that was replaced remembers none.
---   Nobody changes a node behind the library: its writers end with recount. One that breaks
---   off before leaves the node's name in `doubt`, and the next function counts it.
+--   Nobody changes a node behind the library: its writers end with reread or recount. One that
+--   breaks off before leaves the node's name in `doubt`, and the next function reads it.
 
 local function order_of(memory, region)
   local order = memory.orders[region]
