@@ -18,8 +18,8 @@ from controller.fleet.keys import prefix
 DATA_COMMANDS = (
     *("get", "set", "setnx", "del", "exists", "pexpire", "time", "info|server"),
     *("hget", "hset", "hsetnx", "hmget", "hgetall", "hdel", "hkeys", "hvals", "hlen", "hincrby"),
-    *("zadd", "zrem", "zrange", "zrevrange", "zscore", "zcount", "zcard", "zremrangebyscore"),
-    *("sadd", "srem", "smembers", "scard"),
+    *("zadd", "zrem", "zrevrange", "zscore", "zcount", "zcard", "zremrangebyscore"),
+    *("sadd", "srem", "smembers"),
     *("lpush", "rpush", "lpop", "llen", "ltrim", "lrange"),
 )
 _CONNECTION = ("ping", "hello", "auth", "select", "client|setname")
@@ -37,9 +37,9 @@ class Rights:
 
 
 #: what every look at nodes reads
-_PICTURE = ("server", "policy", "nodes", "node", "live", "resv", "idx", "full")
+_PICTURE = ("server", "policy", "nodes", "node", "live", "resv", "regs")
 #: what a placement writes
-_PLACING = ("node", "call", "resv", "idx", "full", "stats")
+_PLACING = ("server", "call", "resv")
 
 RIGHTS = {
     "driver": Rights(
@@ -49,7 +49,7 @@ RIGHTS = {
         ),
         reads=(*_PICTURE, "phones", "phonever", "written"),
         writes=(
-            *(*_PLACING, "nodes", "live", "drivers", "lease", "policy", "alarms"),
+            *(*_PLACING, "nodes", "node", "live", "stats", "drivers", "lease", "policy", "alarms"),
             *("commands", "command", "running", "result", "regs", "at", "read", "look", "seen"),
         ),
     ),
@@ -57,9 +57,8 @@ RIGHTS = {
         functions=("lead", "policy", "forget", "nodes"),
         reads=(*_PICTURE, "phoneack"),
         writes=(
-            *("server", "policy", "lease", "nodes", "node", "live", "resv", "idx", "full", "stats"),
-            *("commands", "running", "regs", "at"),
-            *("phoneack", "written", "read"),
+            *("server", "policy", "lease", "nodes", "node", "live", "resv", "regs", "at"),
+            *("commands", "running", "phoneack", "written", "read"),
         ),
         more=("function|load", "function|list"),
     ),
@@ -69,14 +68,14 @@ RIGHTS = {
             *("alarms", "registrations", "phone_counts", "record_ask", "lead", "publish"),
         ),
         reads=(
-            *(*_PICTURE, "lease", "drivers", "call", "alarms", "regs", "at"),
+            *(*_PICTURE, "lease", "drivers", "call", "alarms", "at"),
             *("phoneack", "phonever"),
         ),
         writes=(
-            *(*_PLACING, "commands", "command", "result", "recask"),
+            *(*_PLACING, "node", "stats", "commands", "command", "result", "recask"),
             *("lease:@phones", "phones", "phonever"),
         ),
-        more=("lrem",),
+        more=("lrem", "zrange"),
     ),
     "agent": Rights(
         functions=(
@@ -84,7 +83,10 @@ RIGHTS = {
             *("record_take", "record_told", "record_alarm"),
         ),
         reads=(*_PICTURE, "lease", "at", "phones", "phonever", "read"),
-        writes=(*_PLACING, "phoneack", "written", "look", "seen", "alarms", "recask", "result"),
+        writes=(
+            *(*_PLACING, "node", "stats", "phoneack", "written", "look", "seen", "alarms"),
+            *("recask", "result"),
+        ),
     ),
     "edge": Rights(
         functions=("route",),
@@ -94,8 +96,8 @@ RIGHTS = {
     ),
     "doctor": Rights(
         functions=("nodes", "phone_counts"),
-        reads=(*_PICTURE, "lease", "drivers", "stats", "regs", "phoneack", "phonever"),
-        more=("info", "config|get", "function|list"),
+        reads=(*_PICTURE, "lease", "drivers", "stats", "phoneack", "phonever"),
+        more=("info", "config|get", "function|list", "zrange"),
     ),
     "vault": Rights(),
 }

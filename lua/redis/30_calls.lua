@@ -2,10 +2,11 @@
 -- functions takes the node and the epoch of its lease, and changes nothing when that epoch is not
 -- the present one (promise 4): it answers the error STALE.
 
-local LIVE_KEEP_MS = 86400000
-local ENDED_KEEP_MS = 900000
+local LIVE_KEEP_MS = '86400000'
+local ENDED_KEEP_MS = '900000'
 
 local function fenced(P, name, epoch)
+  picture(P)
   local current = redis.call('HGET', P .. ':lease:' .. name, 'epoch')
   if not current or current ~= epoch then
     return redis.error_reply('STALE the lease of ' .. name .. ' is not held under this epoch')
@@ -39,7 +40,7 @@ local function started(P, name, now, c)
     end
   elseif not had then
     key = call_key(name .. '\0' .. c.id)
-    bump_rate(P, { name = name, rate = memory_of(P).rates[name] }, now)
+    bump_rate({ rate = rate_of(P, name) }, now)
     write_call(P, key, {
       id = '', n = name, p = '', s = 'live', pbx = c.id, ts = now, why = 'not placed by the fleet',
       from = clean(c.from), to = clean(c.to),
@@ -81,6 +82,13 @@ end
 
 local KINDS = { started = started, placed = started, answered = answered, ended = ended }
 
+local function end_reservations(P, name, now)
+  local node = memory_of(P).nodes[name]
+  if not node or node.reserved > 0 then
+    redis.call('ZREMRANGEBYSCORE', P .. ':resv:' .. name, '-inf', now)
+  end
+end
+
 -- events: KEYS P; ARGV node epoch msgpack: list of {k = started|placed|answered|ended, id, placement,
 -- from, to, cause}, in the order in which they happened. Repeatable. Returns the count applied.
 redis.register_function('events', function(keys, args)
@@ -90,10 +98,12 @@ redis.register_function('events', function(keys, args)
     return stale
   end
   local now, list = now_ms(), cmsgpack.unpack(args[3])
+  memory_of(P).doubt = name
   for _, event in ipairs(list) do
     KINDS[event.k](P, name, now, event)
   end
-  recount(P, name, policy(P, now), now)
+  end_reservations(P, name, now)
+  recount(P, name, now)
   return #list
 end)
 
@@ -107,6 +117,7 @@ redis.register_function('reconcile', function(keys, args)
     return stale
   end
   local now, present, added, removed = now_ms(), {}, 0, 0
+  memory_of(P).doubt = name
   for _, c in ipairs(cmsgpack.unpack(args[3])) do
     present[c.id] = true
     if started(P, name, now, c) then
@@ -123,7 +134,7 @@ redis.register_function('reconcile', function(keys, args)
     end
   end
   redis.call('HSET', P .. ':node:' .. name, 'synced', '1', 'drift', added + removed)
-  recount(P, name, policy(P, now), now)
+  reread(P, name, now)
   return { added, removed }
 end)
 
@@ -145,8 +156,7 @@ redis.register_function('beat', function(keys, args)
     return stale
   end
   local now, told = now_ms(), cmsgpack.unpack(args[3])
-  local pol = policy(P, now)
-  local node = read_node(P, name)
+  local pol, node = policy(P), memory_of(P).nodes[name]
   if not node or not pol then
     return redis.error_reply('UNKNOWN node ' .. name .. ' is not registered')
   end
@@ -182,8 +192,10 @@ redis.register_function('beat', function(keys, args)
   for _, field in ipairs({ 'channels_max', 'calls_max', 'loss', 'jitter', 'mes', 'version', 'problem' }) do
     put(field, told[field])
   end
+  memory_of(P).doubt = name
   redis.call('HSET', P .. ':node:' .. name, unpack(write))
-  recount(P, name, pol, now)
+  end_reservations(P, name, now)
+  reread(P, name, now)
   flush_stats(P)
   return { node.want, redis.call('LLEN', P .. ':commands:' .. name) }
 end)

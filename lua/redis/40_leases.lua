@@ -14,7 +14,7 @@ local ONCE_KEEP_MS = 15000
 local function lease(P, name, owner, ttl_ms, now)
   local key = P .. ':lease:' .. name
   local held = redis.call('HMGET', key, 'owner', 'epoch', 'ends', 'server')
-  local server = server_of(P, policy(P, now), now)
+  local server = picture(P).run_id
   if held[1] == owner and held[4] == server then
     redis.call('HSET', key, 'ends', now + ttl_ms)
     return held[2], false
@@ -34,9 +34,6 @@ end
 -- another holds it.
 redis.register_function('lead', function(keys, args)
   local P, now = keys[1], now_ms()
-  if args[1] == 'steward' then
-    redis.call('SET', P .. ':server', table.concat({ server_of(P, policy(P, now), now) }, ' '))
-  end
   return (lease(P, '@' .. args[1], args[2], tonumber(args[3]), now))
 end)
 
@@ -45,9 +42,10 @@ end)
 -- Returns a flat list: node, epoch, ...
 redis.register_function('claim', function(keys, args)
   local P, owner, ttl_ms, now = keys[1], args[1], tonumber(args[2]), now_ms()
+  picture(P)
   redis.call('ZREMRANGEBYSCORE', P .. ':drivers', '-inf', now)
   redis.call('ZADD', P .. ':drivers', now + ttl_ms, owner)
-  local pol, total = policy(P, now), #args - 2
+  local pol, total = policy(P), #args - 2
   local share = math.ceil(total / redis.call('ZCARD', P .. ':drivers'))
   local mine, others = {}, {}
   for i = 3, #args do
@@ -73,7 +71,7 @@ redis.register_function('claim', function(keys, args)
           redis.call('HSET', P .. ':node:' .. name, 'synced', '0')
         end
         redis.call('HSET', P .. ':node:' .. name, 'owner', owner)
-        recount(P, name, pol, now)
+        reread(P, name, now)
       end
     end
   end
@@ -117,15 +115,10 @@ redis.register_function('register', function(keys, args)
     return redis.error_reply('UNKNOWN the fleet has no policy yet')
   end
   local key = P .. ':node:' .. name
-  local before = read_node(P, name)
-  if before and before.region ~= told.region then
-    redis.call('ZREM', P .. ':idx:' .. before.region, name)
-    redis.call('SREM', P .. ':full:' .. before.region, name)
-    redis.call('HSET', key, 'place', '')
-  end
-  if not before then
+  memory_of(P).doubt = name
+  if not memory_of(P).nodes[name] then
     redis.call('HSET', key, 'want', told.want or 'active', 'link', '0', 'synced', '0', 'seen', 0,
-      'hold', now + pol.reservation_ms, 'place', '')
+      'hold', now + pol.reservation_ms)
   end
   redis.call('SADD', P .. ':nodes', name)
   redis.call('HSET', key, 'region', told.region, 'address', told.address, 'kind', told.kind,
@@ -135,21 +128,17 @@ redis.register_function('register', function(keys, args)
       redis.call('HSET', key, field, told[field])
     end
   end
-  recount(P, name, pol, now)
+  reread(P, name, now)
   return redis.status_reply('OK')
 end)
 
 -- forget: KEYS P; ARGV node... Removes nodes that the config no longer has.
 redis.register_function('forget', function(keys, args)
-  local P = keys[1]
+  local P, now = keys[1], now_ms()
+  local memory = picture(P)
   for _, name in ipairs(args) do
-    local region = redis.call('HGET', P .. ':node:' .. name, 'region')
-    if region then
-      redis.call('ZREM', P .. ':idx:' .. region, name)
-      redis.call('SREM', P .. ':full:' .. region, name)
-    end
+    memory.doubt = name
     redis.call('SREM', P .. ':nodes', name)
-    memory_of(P).flat[name], memory_of(P).rates[name] = nil, nil
     for _, phone in ipairs(redis.call('HKEYS', P .. ':regs:' .. name)) do
       redis.call('ZREM', P .. ':at:' .. phone, name)
     end
@@ -159,6 +148,8 @@ redis.register_function('forget', function(keys, args)
     }) do
       redis.call('DEL', P .. ':' .. kind .. ':' .. name)
     end
+    reread(P, name, now)
+    memory.rates[name], memory.phones[name] = nil, nil
   end
   return #args
 end)
@@ -167,16 +158,18 @@ end)
 -- nil for an unknown node. A node that becomes active ramps up.
 redis.register_function('want', function(keys, args)
   local P, name, state, now = keys[1], args[1], args[2], now_ms()
-  local before = redis.call('HGET', P .. ':node:' .. name, 'want')
+  local memory = picture(P)
+  local before = memory.nodes[name] and memory.nodes[name].want
   if not before then
     return nil
   end
   if before ~= state then
+    memory.doubt = name
     redis.call('HSET', P .. ':node:' .. name, 'want', state)
     if state == 'active' then
       redis.call('HSET', P .. ':node:' .. name, 'since', now)
     end
-    recount(P, name, policy(P), now)
+    reread(P, name, now)
   end
   return before
 end)
@@ -190,7 +183,7 @@ redis.register_function('policy', function(keys, args)
   else
     redis.call('SETNX', key, args[1])
   end
-  memory_of(keys[1]).policy_ms = 0
+  memory_of(keys[1]).policy = nil
   return redis.status_reply('OK')
 end)
 
@@ -269,11 +262,11 @@ end)
 -- so it can not make a node fit: it only fills the CPU signal.
 redis.register_function('host', function(keys, args)
   local P, name, cpu = keys[1], args[1], tonumber(args[2])
-  local before = redis.call('HGET', P .. ':node:' .. name, 'cpu')
-  if cpu and cpu >= 0 and cpu <= 1 and redis.call('EXISTS', P .. ':node:' .. name) == 1 then
-    local value = smoothed(before and tonumber(before), cpu, 1000)
+  local node = picture(P).nodes[name]
+  if cpu and cpu >= 0 and cpu <= 1 and node then
+    local value = smoothed(node.cpu, cpu, 1000)
     redis.call('HSET', P .. ':node:' .. name, 'cpu', string.format('%.4f', value), 'load1', args[3])
-    recount(P, name, policy(P), now_ms())
+    reread(P, name, now_ms())
   end
   return redis.status_reply('OK')
 end)

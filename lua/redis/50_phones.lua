@@ -91,6 +91,7 @@ redis.register_function('registered', function(keys, args)
       end
     end
   end
+  count_phones(P, node)
   return redis.status_reply('OK')
 end)
 
@@ -113,6 +114,7 @@ redis.register_function('reregister', function(keys, args)
       removed = removed + 1
     end
   end
+  count_phones(P, node)
   return removed
 end)
 

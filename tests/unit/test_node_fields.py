@@ -1,4 +1,4 @@
-"""What placement reads of a node in one piece is what stands in its fields, and how it ramps up."""
+"""What placement remembers of nodes is what stands in their fields, and how they ramp up."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import msgspec
 import pytest
 import redis.asyncio as redis
 
+from controller.errors import FleetUnreachable
 from controller.fleet.functions import Fleet
 from controller.fleet.state import Beat, Lease
-from controller.model import CallEnded, CallStarted, Placed
+from controller.model import CallEnded, CallStarted, Placed, Rejected
 from tests.redis_server import RedisServer
 
 POLICY: dict[str, Any] = {
@@ -26,10 +27,6 @@ POLICY: dict[str, Any] = {
     "regions": {"east": []},
     "numbers": {},
 }
-FLAT = {
-    "region", "address", "weight", "calls_max", "channels_max", "rate_max", "want", "link", "sip",
-    "synced", "seen", "since", "hold", "channels", "cpu",
-}  # fmt: skip
 
 
 @pytest.fixture
@@ -53,35 +50,81 @@ async def join(fleet: Fleet, *names: str) -> dict[str, Lease]:
     return leases
 
 
-async def in_step(fleet: Fleet, name: str) -> None:
-    raw = await fleet.read_hash(f"node:{name}")
-    fields = {k.decode(): v for k, v in raw.items()}
-    flat = msgspec.msgpack.decode(fields.pop("flat"))
-    shown = {k: v.decode() for k, v in fields.items() if k in FLAT}
-    assert set(flat) == set(shown)
-    for field, value in flat.items():
-        same = value == shown[field] if isinstance(value, str) else value == float(shown[field])
-        assert same, (field, value, shown[field])
+async def takes_calls(fleet: Fleet, call_id: str = "probe") -> bool:
+    """As placement remembers the node, without a beat that would have it read anew."""
+    return isinstance(await fleet.route(call_id, "east", "1", "2", dry=True), Placed)
 
 
-async def test_every_word_of_a_driver_or_operator_reaches_the_flat_copy(fleet: Fleet) -> None:
+async def test_every_word_of_a_driver_or_operator_reaches_placement_at_once(fleet: Fleet) -> None:
     lease = (await join(fleet, "a"))["a"]
-    await in_step(fleet, "a")
-    await fleet.beat(lease, Beat(link=True, sip=False, channels=7, cpu=0.4, channels_max=50))
-    await in_step(fleet, "a")
+    assert await takes_calls(fleet)
+    await fleet.beat(lease, Beat(link=True, sip=False))
+    assert not await takes_calls(fleet)
+    await fleet.beat(lease, Beat(link=True, sip=True, channels=50, channels_max=50))
+    assert not await takes_calls(fleet)
+    await fleet.beat(lease, Beat(link=True, channels=7))
+    assert await takes_calls(fleet)
     await fleet.want("a", "draining")
-    await in_step(fleet, "a")
+    assert not await takes_calls(fleet)
     await fleet.want("a", "active")
-    await in_step(fleet, "a")
-    await fleet.host_report("a", 0.9, 3.0)
-    await in_step(fleet, "a")
-    await fleet.events(lease, [CallStarted("1", ""), CallEnded("1")])
-    await in_step(fleet, "a")
+    assert await takes_calls(fleet)
+    await fleet.beat(lease, Beat(link=True, calls_max=1))
+    await fleet.events(lease, [CallStarted("1", "")])
+    assert not await takes_calls(fleet)
+    await fleet.events(lease, [CallEnded("1")])
+    assert await takes_calls(fleet)
     await fleet.beat(lease, Beat(link=False))
-    await in_step(fleet, "a")
+    assert not await takes_calls(fleet)
+    await fleet.beat(lease, Beat(link=True))
+    await fleet.reconcile(lease, [])
+    assert await takes_calls(fleet)
     await fleet.release("d", ["a"])
     await fleet.claim("e", 60_000, ["a"])
-    await in_step(fleet, "a")
+    assert not await takes_calls(fleet)
+
+
+async def test_a_node_that_moves_or_goes_is_in_no_order(fleet: Fleet) -> None:
+    leases = await join(fleet, "a", "b")
+    await fleet.set_policy(POLICY | {"regions": {"east": [], "west": []}})
+    moved = {"region": "west", "address": "a:5060", "kind": "asterisk", "weight": 1, "owner": "d"}
+    await fleet.register(leases["a"], moved)
+    east = [await fleet.route(f"e{n}", "east", "1", "2") for n in range(4)]
+    assert {v.node for v in east if isinstance(v, Placed)} == {"b"}
+    west = await fleet.route("w", "west", "1", "2")
+    assert isinstance(west, Placed) and west.node == "a"
+    await fleet.forget(["b"])
+    assert not await takes_calls(fleet, "e9")
+
+
+async def test_events_that_broke_off_are_counted_all_the_same(fleet: Fleet) -> None:
+    """The first of two words took effect, the second is none: the node is at its limit."""
+    lease = (await join(fleet, "a"))["a"]
+    await fleet.beat(lease, Beat(link=True, calls_max=1))
+    words = [{"k": "started", "id": "1"}, {"k": "unheard of", "id": "2"}]
+    with pytest.raises(FleetUnreachable):
+        await fleet.call_function("events", lease.node, lease.epoch, msgspec.msgpack.encode(words))
+    assert not isinstance(await fleet.route("c", "east", "1", "2"), Placed)
+
+
+@pytest.mark.parametrize("how", ["flushall", "another server", "library"])
+async def test_what_is_remembered_of_other_data_is_not_used(fleet: Fleet, how: str) -> None:
+    lease = (await join(fleet, "a"))["a"]
+    await fleet.beat(lease, Beat(link=True, calls_max=1))
+    await fleet.events(lease, [CallStarted("1", "")])
+    assert not await takes_calls(fleet)
+    # Behind the library's back, as a replica's data would come: the call is over.
+    await fleet.client.delete("pbx:{t}:live:a")
+    assert not await takes_calls(fleet)
+    if how == "library":
+        await fleet.load()
+    elif how == "another server":
+        await fleet.client.set("pbx:{t}:server", "f" * 40 + " 0")
+        settling = await fleet.route("c", "east", "1", "2")
+        assert isinstance(settling, Rejected) and settling.blind
+        await fleet.client.set("pbx:{t}:server", await fleet.run_id() + " 0")
+    else:
+        await fleet.client.flushall()
+    assert await takes_calls(fleet) is (how != "flushall")
 
 
 async def test_a_full_host_sends_calls_to_the_other_node(fleet: Fleet) -> None:

@@ -98,6 +98,35 @@ async def test_a_replica_that_takes_over_waits_for_what_it_may_not_know(
     assert (await view(replica, "e1")).calls == 1
 
 
+async def test_a_server_that_was_primary_before_goes_by_the_other_ones_data(
+    pair: tuple[Fleet, Fleet],
+) -> None:
+    """What it remembers of its own time is not used: another call has been placed since."""
+    first, second = pair
+    await add(first, "e1", calls_max=1)
+    assert isinstance(await first.route("a", "east", "100", "1", dry=True), Placed)
+    await promote(first, second)
+    lease = (await second.claim(OWNER, 60_000, ["e1"]))[0]
+    await second.beat(lease, Beat(True))
+    await second.reconcile(lease, [CallTruth("p1")])
+    host, port = "127.0.0.1", str((await second.client.config_get("port"))["port"])
+    await first.client.execute_command("REPLICAOF", host, port)
+    while not await second.client.wait(1, 100):
+        await asyncio.sleep(0.05)
+    await promote(second, first)
+
+    early = await first.route("b", "east", "100", "1")
+    assert isinstance(early, Rejected)
+    assert "took over" in early.reason
+    await asyncio.sleep(RESERVED_S + 0.1)
+    lease = (await first.claim(OWNER, 60_000, ["e1"]))[0]
+    await first.beat(lease, Beat(True))
+    await first.reconcile(lease, [CallTruth("p1")])
+    late = await first.route("b", "east", "100", "1")
+    assert isinstance(late, Rejected)
+    assert "full" in late.reason
+
+
 async def test_a_new_version_of_the_functions_does_not_settle(pair: tuple[Fleet, Fleet]) -> None:
     primary, _ = pair
     lease = await add(primary, "e1")
