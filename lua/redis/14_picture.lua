@@ -73,8 +73,10 @@ local function reread(P, name, now)
   recount(P, name, now)
 end
 
+-- A role whose users.acl is of an older version may not look: there may be some.
 local function count_phones(P, name)
-  memory_of(P).phones[name] = redis.call('HLEN', P .. ':regs:' .. name) > 0 or nil
+  local count = redis.pcall('HLEN', P .. ':regs:' .. name)
+  memory_of(P).phones[name] = type(count) ~= 'number' or count > 0 or nil
 end
 
 -- Until when this server settles: one that took over from another, or started again from its file,
@@ -101,7 +103,7 @@ local function adopt(P, memory, told, dry)
   end
   if not dry then
     local server = memory.run_id .. string.format(' %d', memory.settles_ms)
-    -- A role whose users.acl is of an older version may not; the steward always could, and does.
+    -- With an older users.acl some may not: they read anew each time, until the steward was here.
     memory.server = not redis.pcall('SET', P .. ':server', server).err and server or nil
   end
 end

@@ -21,7 +21,7 @@ from controller.fleet.commands import Drain, encode
 from controller.fleet.files import NodeFiles
 from controller.fleet.functions import Fleet, connect
 from controller.fleet.phones import FleetPhones, NodePhones, PublishedPhone
-from controller.fleet.state import Attestation, Beat
+from controller.fleet.state import Attestation, Beat, Lease
 from controller.model import (
     CallStarted,
     CallTruth,
@@ -85,13 +85,8 @@ def test_every_function_has_a_role_and_every_right_a_function() -> None:
     assert granted == there
 
 
-async def test_each_role_does_its_work(config: Config, fleets: dict[str, Fleet]) -> None:
-    driver, steward, gate, agent = (fleets[r] for r in ("driver", "steward", "gate", "agent"))
-    with pytest.raises(FleetUnreachable, match="only the steward"):
-        await driver.claim("d", 60_000, ["a"])
-    assert await steward.lead("steward", "s", 60_000)
-    await steward.set_policy(policy(config))
-
+async def join(config: Config, driver: Fleet) -> Lease:
+    """Node a takes calls."""
     (lease,) = await driver.claim("d", 60_000, ["a"])
     await driver.set_policy(policy(config), replace=False)
     facts = {"region": "eu", "address": "192.0.2.1:5061", "kind": "asterisk", "weight": 1.0}
@@ -100,6 +95,17 @@ async def test_each_role_does_its_work(config: Config, fleets: dict[str, Fleet])
     await operator(config).hset(hold, "hold", 0)
     await driver.beat(lease, Beat(True, version="22.10.1", channels=0))
     await driver.reconcile(lease, [])
+    return lease
+
+
+async def test_each_role_does_its_work(config: Config, fleets: dict[str, Fleet]) -> None:
+    driver, steward, gate, agent = (fleets[r] for r in ("driver", "steward", "gate", "agent"))
+    with pytest.raises(FleetUnreachable, match="only the steward"):
+        await driver.claim("d", 60_000, ["a"])
+    assert await steward.lead("steward", "s", 60_000)
+    await steward.set_policy(policy(config))
+
+    lease = await join(config, driver)
     assert [n.name for n in await steward.nodes()] == ["a"]
 
     for role in ("gate", "agent", "edge"):
@@ -255,3 +261,25 @@ def test_a_role_without_its_password_file_says_so(config: Config, tmp_path: Path
     gone = msgspec.structs.replace(config.redis, users=str(tmp_path))
     with pytest.raises(Exception, match="secret cannot be read"):
         connect(msgspec.structs.replace(config, redis=gone), "gate")
+
+
+async def test_an_edge_places_by_new_functions_with_the_users_of_0_1(
+    config: Config, fleets: dict[str, Fleet]
+) -> None:
+    """In an upgrade the functions come first. It may neither look for phones nor say whose memory
+    this is; the steward says so as soon as it leads on."""
+    base, admin = f"pbx:{{{config.fleet}}}", operator(config)
+    kinds = ["policy", "nodes", "node", "live", "resv", "idx", "full", "call", "stats", "at"]
+    patterns = [f"~{base}:{kind}{more}" for kind in kinds for more in ("", ":*")]
+    patterns.append(f"%R~{base}:server")
+    await admin.execute_command("ACL", "SETUSER", "pbxctl-edge", "resetkeys", f"~{base}", *patterns)
+    await join(config, fleets["driver"])
+    try:
+        await admin.delete(f"{base}:server")
+        placed = await fleets["edge"].route("old-users", "eu", "1", "2")
+        assert isinstance(placed, Placed)
+        assert await admin.get(f"{base}:server") is None
+        assert await fleets["steward"].lead("steward", "s", 60_000)
+        assert await admin.get(f"{base}:server")
+    finally:
+        await admin.execute_command("ACL", "LOAD")
