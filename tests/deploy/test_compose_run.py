@@ -178,9 +178,10 @@ def crossings_hz(wav: str, folder: Path) -> float:
     path.write_bytes(base64.b64decode(wav))
     with wave.open(str(path)) as file:
         left = array("h", file.readframes(file.getnframes()))[::2]
-    middle = left[8000:24000]
+        rate_hz = file.getframerate()
+    middle = left[rate_hz : 3 * rate_hz]
     up = sum(1 for a, b in itertools.pairwise(middle) if a < 0 <= b)
-    return up * 8000 / len(middle)
+    return up * rate_hz / len(middle)
 
 
 def test_a_crashed_pbx_comes_back_to_its_agent(compose: Compose) -> None:

@@ -18,7 +18,7 @@ import pytest
 from controller.pki.store import open_store, person
 from tests.lab.lab import Lab
 from tests.lab.phone import Phone
-from tests.lab.recorded import RecordingFleet, heard_share, linear
+from tests.lab.recorded import RecordingFleet, alike_share, heard_share, linear
 from tests.lab.sipp import speech_file, ulaw_of
 from tests.lab.test_recordings import tone
 from tests.lab.until import until
@@ -70,7 +70,10 @@ def test_what_was_said_comes_out_of_the_vault(kind: str, tmp_path: Path) -> None
             assert done.returncode == 0, done.stderr
             with wave.open(str(file)) as audio:
                 samples = array("h", audio.readframes(audio.getnframes()))
-            assert heard_share(linear(speech), samples[::2]) > 0.95
+                wide = audio.getframerate() == 16_000  # Asterisk's, resampled on its way
+            left = samples[::4] if wide else samples[::2]
+            share = alike_share if wide else heard_share
+            assert share(linear(speech), left) > 0.95
             assert abs(one["length_ms"] - one["call_ms"]) < 700
             assert (one["callee"], one["rule"]) == ("*500", "all-echo")
             assert pbxctl(fleet, "recordings", "verify", one["recording"]).returncode == 0
