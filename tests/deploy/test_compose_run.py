@@ -178,7 +178,7 @@ def crossings_hz(wav: str, folder: Path) -> float:
     path.write_bytes(base64.b64decode(wav))
     with wave.open(str(path)) as file:
         left = array("h", file.readframes(file.getnframes()))[::2]
-        rate_hz = file.getframerate()
+        rate_hz: int = file.getframerate()
     middle = left[rate_hz : 3 * rate_hz]
     up = sum(1 for a, b in itertools.pairwise(middle) if a < 0 <= b)
     return up * rate_hz / len(middle)
