@@ -160,6 +160,10 @@ def heard_share(told: array[int], heard: array[int], frame: int = 160) -> float:
     return found / len(frames)
 
 
+#: hisses lose some by the resampling
+ALIKE = 0.8
+
+
 def alike_share(told: array[int], heard: array[int], frame: int = 160) -> float:
     """As `heard_share`, for audio that was resampled on its way: frames of which the shape is
     there, in order. Both at the same rate; silence counts as nothing."""
@@ -169,15 +173,15 @@ def alike_share(told: array[int], heard: array[int], frame: int = 160) -> float:
         if max(map(abs, piece)) < 500:
             continue
         loud += 1
-        near = range(max(0, at - 4), at + 5)
+        near = range(max(0, at - 4), min(at + 5, len(heard) - frame))
         far = range(at, min(at + 4000, len(heard) - frame))
-        for places in (near, far):
-            likeness, place = max(
-                ((_likeness(piece, heard[p : p + frame]), p) for p in places), default=(0.0, at)
-            )
-            if likeness > 0.8:  # hisses lose some by the resampling
-                found, at = found + 1, place + frame
-                break
+        likeness, place = max(
+            ((_likeness(piece, heard[p : p + frame]), p) for p in near), default=(0.0, at)
+        )
+        if likeness <= ALIKE:  # a tone is like itself in many places: the first one counts
+            place = next((p for p in far if _likeness(piece, heard[p : p + frame]) > ALIKE), -1)
+        if place >= 0:
+            found, at = found + 1, place + frame
     return found / loud
 
 
