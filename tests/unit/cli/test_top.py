@@ -173,10 +173,12 @@ def terminal(stand: Stand, width: int = 80, height: int = 24) -> Iterator[Termin
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("4H", height, width, 0, 0))
     before = termios.tcgetattr(follower)
+    # A size in the environment (readline puts it there) would be that of another terminal.
+    ours = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     process = subprocess.Popen(
         [sys.executable, "-m", "controller.cli", "top", "-w", "0.2"],
         cwd=ROOT,
-        env={**os.environ, "PBXCTL_CONFIG": str(stand.file), "TERM": "xterm"},
+        env={**ours, "PBXCTL_CONFIG": str(stand.file), "TERM": "xterm"},
         stdin=follower,
         stdout=follower,
         stderr=follower,
