@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,10 +129,3 @@ def booted() -> Iterator[Machine]:
     finally:
         machine.stop()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def seconds_until(check: str, machine: Machine, wanted: str, timeout_s: float) -> float:
-    """How long until a line of shell prints `wanted`."""
-    began_s = time.monotonic()
-    until(lambda: machine(check).strip() == wanted, timeout_s, f"{check} says {wanted}")
-    return time.monotonic() - began_s
