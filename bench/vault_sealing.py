@@ -33,7 +33,7 @@ class Sides:
     """What is compared; each run goes over all CHUNKS."""
 
     def __init__(self) -> None:
-        self.plain = memoryview(secrets.token_bytes(CHUNKS * CHUNK))
+        self.plain = memoryview(bytearray(secrets.token_bytes(CHUNKS * CHUNK)))  # as the agent's
         self.out = memoryview(bytearray(CHUNKS * SEALED))
         self.pieces = [self.plain[i * CHUNK : (i + 1) * CHUNK] for i in range(CHUNKS)]
         self.places = [self.out[i * SEALED : (i + 1) * SEALED] for i in range(CHUNKS)]

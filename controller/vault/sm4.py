@@ -102,7 +102,6 @@ class GcryptSm4Gcm(Sm4Gcm):
             )
         )
         _done(library.gcry_cipher_setkey(self._handle, key, len(key)))
-        self._tag = ctypes.create_string_buffer(_TAG_BYTES)
 
     def __del__(self) -> None:
         if self._handle:
@@ -111,16 +110,20 @@ class GcryptSm4Gcm(Sm4Gcm):
     def encrypt_into(
         self, nonce: Buffer, data: Buffer, associated_data: Buffer | None, buf: Buffer, /
     ) -> int:
-        size, library, handle = len(data), self._library, self._handle
-        out = memoryview(buf)
+        plain, out = memoryview(data), memoryview(buf)
+        size, library, handle = len(plain), self._library, self._handle
         _fits(len(out), size + _TAG_BYTES)
         self._start(nonce, associated_data)
-        if size:
-            out[:size] = data
-            at = ctypes.byref(ctypes.c_char.from_buffer(out))
-            _done(library.gcry_cipher_encrypt(handle, at, size, None, 0))  # in place
-        _done(library.gcry_cipher_gettag(handle, self._tag, _TAG_BYTES))
-        out[size:] = self._tag.raw
+        target = ctypes.c_char.from_buffer(out)  # kept: it holds the memory in its place
+        to = ctypes.addressof(target)
+        if plain.readonly:  # ctypes tells nobody where that is
+            out[:size] = plain
+            _done(library.gcry_cipher_encrypt(handle, to, size, None, 0))  # in place
+        elif size:
+            source = ctypes.c_char.from_buffer(plain)
+            of = ctypes.addressof(source)
+            _done(library.gcry_cipher_encrypt(handle, to, size, of, size))
+        _done(library.gcry_cipher_gettag(handle, to + size, _TAG_BYTES))
         return size + _TAG_BYTES
 
     def decrypt_into(

@@ -176,6 +176,9 @@ def test_both_sm4_are_the_same_at_every_size(size: int) -> None:
     key, nonce, plain = bytes(range(16)), bytes(12), audio(size)
     sealed = OpensslSm4Gcm(key).encrypt(nonce, plain, None)
     assert GcryptSm4Gcm(key).encrypt(nonce, plain, None) == sealed
+    writable = bytearray(plain)
+    assert GcryptSm4Gcm(key).encrypt(nonce, writable, None) == sealed
+    assert writable == plain
     out = bytearray(size)
     assert GcryptSm4Gcm(key).decrypt_into(nonce, sealed, None, out) == size
     assert out == plain
