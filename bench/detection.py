@@ -83,7 +83,7 @@ class Watch:
         client.close()
 
     def _note(self, name: str, node: Watched, reply: list[bytes]) -> None:
-        given = reply[0] == b"place"
+        given = reply.startswith(b"place|")
         with self.lock:
             if given == node.given:
                 return

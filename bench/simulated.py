@@ -50,6 +50,7 @@ class SimulatedNodes:
         self._addresses = dict(nodes)
         self._calls_max = calls_max
         self._leases: list[Lease] = []
+        self._confirmed: dict[str, frozenset[bytes]] = {}
 
     async def join(self) -> None:
         """Registers every node, in step and without a call. Their hold, which lets reservations of
@@ -87,8 +88,12 @@ class SimulatedNodes:
         """Every placed call shows on its node and is answered; node to their placements."""
         shown: dict[str, list[str]] = {}
         for lease in self._leases:
-            raw: list[Any] = await self.client.zrange(f"{self.prefix}:resv:{lease.node}", 0, -1)
-            placements = [each.decode() for each in raw]
+            key = f"{self.prefix}:resv:{lease.node}"
+            raw: list[Any] = await self.client.lrange(key, 0, -1)
+            # Those that were confirmed stay in it until they would have ended.
+            seen = self._confirmed.get(lease.node, frozenset())
+            self._confirmed[lease.node] = frozenset(raw)
+            placements = [each.decode() for each in raw if each not in seen]
             shown[lease.node] = placements
             for at in range(0, len(placements), BATCH):
                 events: list[NodeEvent] = []

@@ -18,7 +18,7 @@ from controller.fleet.keys import prefix
 DATA_COMMANDS = (
     *("get", "set", "setnx", "del", "pexpire", "time", "info|server"),
     *("hget", "hset", "hsetnx", "hmget", "hgetall", "hdel", "hkeys", "hvals", "hlen", "hincrby"),
-    *("zadd", "zrem", "zrevrange", "zscore", "zcount", "zcard", "zremrangebyscore"),
+    *("zadd", "zrem", "zrevrange", "zcard", "zremrangebyscore"),
     *("sadd", "srem", "smembers"),
     *("lpush", "rpush", "lpop", "llen", "ltrim", "lrange"),
 )

@@ -9,8 +9,8 @@
 --   P:nodes         set     names of registered nodes
 --   P:node:N        hash    one node, fields below
 --   P:live:N        hash    pbx_id -> call key: the calls that N has
---   P:resv:N        zset    placement -> ms at which it ends unconfirmed
---   P:call:KEY      string  msgpack, one call's record (20_route.lua)
+--   P:resv:N        list    placements reserved on N (13_reserved.lua)
+--   P:call:KEY      string  msgpack, one call's record (11_record.lua)
 --   P:stats         hash    counters since the data began, behind by one beat at most
 --   P:server        string  run id of the server whose data this is, and ms until which it settles
 --
@@ -43,11 +43,19 @@ local NUMBERS = {
 }
 
 -- Looking these up costs more than running them, so a library keeps them once it runs. While it
--- loads, Redis 7.0 has none of them: adopt (14_picture.lua) comes before their first use.
-local floor, max, min, exp
+-- loads, Redis 7.0 has none of them: the first command of all binds them.
+local redis_call, sha1hex, floor, max, min, exp, sub, find, match, format, packed_integer
 
 local function bind()
+  redis_call, sha1hex = redis.call, redis.sha1hex
   floor, max, min, exp = math.floor, math.max, math.min, math.exp
+  sub, find, match, format = string.sub, string.find, string.match, string.format
+  packed_integer = struct.pack
+end
+
+redis_call = function(...)
+  bind()
+  return redis_call(...)
 end
 
 local memories = {}
@@ -55,15 +63,15 @@ local memories = {}
 local function memory_of(P)
   local memory = memories[P]
   if not memory then
-    memory = { rates = {}, stats = {}, nodes = {}, orders = {}, phones = {} }
+    memory = { rates = {}, stats = {}, nodes = {}, orders = {}, phones = {}, reserved = {} }
     memories[P] = memory
   end
   return memory
 end
 
 local function now_ms()
-  local t = redis.call('TIME')
-  return t[1] * 1000 + math.floor(t[2] / 1000) -- tonumber would read each twice
+  local t = redis_call('TIME')
+  return t[1] * 1000 + floor(t[2] / 1000) -- tonumber would read each twice
 end
 
 -- The policy is unpacked once per change, not once per call; besides: the longest prefix of a number
@@ -71,7 +79,7 @@ end
 local function policy(P)
   local memory = memory_of(P)
   if not memory.policy then
-    local raw = redis.call('GET', P .. ':policy')
+    local raw = redis_call('GET', P .. ':policy')
     if not raw then
       return nil
     end
@@ -96,7 +104,7 @@ end
 local function flush_stats(P)
   local memory = memory_of(P)
   for name, count in pairs(memory.stats) do
-    redis.call('HINCRBY', P .. ':stats', name, count)
+    redis_call('HINCRBY', P .. ':stats', name, count)
   end
   memory.stats = {}
 end
@@ -121,7 +129,7 @@ end
 
 -- As it stands in Redis, without its calls.
 local function read_node(P, name)
-  local values = redis.call('HMGET', P .. ':node:' .. name, unpack(FIELDS))
+  local values = redis_call('HMGET', P .. ':node:' .. name, unpack(FIELDS))
   local node = { name = name, rate = rate_of(P, name) }
   for i, field in ipairs(FIELDS) do
     local value = values[i]
@@ -132,33 +140,28 @@ local function read_node(P, name)
   return node.region and node
 end
 
--- A reservation past its end counts no more, though it may still be among the others.
-local function count_calls(P, node, now)
-  node.live = redis.call('HLEN', P .. ':live:' .. node.name)
-  node.reserved = redis.call('ZCOUNT', P .. ':resv:' .. node.name, '(' .. now, '+inf')
-end
-
 -- Share of its capacity that a node may show while it ramps up, 0.1 to 1.
 local function ramp_share(node, pol, now)
-  if pol.ramp_ms <= 0 or not node.since then
+  local since = node.since
+  if not since or now - since >= pol.ramp_ms or pol.ramp_ms <= 0 then
     return 1
   end
-  return min(1, max(RAMP_FLOOR, (now - node.since) / pol.ramp_ms))
+  return max(RAMP_FLOOR, (now - since) / pol.ramp_ms)
 end
 
 -- The fullest of the node's signals, 0 to 1 and beyond, over its weight. Needs count_calls.
 local function load_of(node, pol, now)
   local share = ramp_share(node, pol, now)
   local calls = (node.live + node.reserved) / max(1, node.calls_max * share)
-  local fullest = calls
+  local fullest = node.cpu and floor(node.cpu / CPU_STEP) * CPU_STEP or 0
+  if calls > fullest then
+    fullest = calls
+  end
   if node.channels and node.channels_max then
     fullest = max(fullest, node.channels / node.channels_max)
   end
   if node.rate_max then
     fullest = max(fullest, decayed_rate(node, now) / (node.rate_max * share))
-  end
-  if node.cpu then
-    fullest = max(fullest, floor(node.cpu / CPU_STEP) * CPU_STEP)
   end
   return (fullest + TIE * calls) / node.weight
 end

@@ -83,7 +83,7 @@ end
 -- may lack the last of what was written. Reservations that were answered for can still land, so it
 -- places nothing until they would have ended.
 local function settling_until(memory, told, pol, now)
-  local id, until_ms = string.match(told or '', '^(%x+) (%d+)$')
+  local id, until_ms = match(told or '', '^(%x+) (%d+)$')
   if id and id ~= memory.run_id then
     return now + (pol and pol.reservation_ms or 0)
   end
@@ -91,18 +91,17 @@ local function settling_until(memory, told, pol, now)
 end
 
 local function adopt(P, memory, told, dry)
-  bind()
   local now = now_ms()
   memory.server, memory.policy, memory.doubt = nil, nil, nil
-  memory.nodes, memory.orders, memory.phones = {}, {}, {}
-  memory.run_id = memory.run_id or string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+  memory.nodes, memory.orders, memory.phones, memory.reserved = {}, {}, {}, {}
+  memory.run_id = memory.run_id or match(redis_call('INFO', 'server'), 'run_id:(%x+)')
   memory.settles_ms = settling_until(memory, told, policy(P), now)
-  for _, name in ipairs(redis.call('SMEMBERS', P .. ':nodes')) do
+  for _, name in ipairs(redis_call('SMEMBERS', P .. ':nodes')) do
     reread(P, name, now)
     count_phones(P, name)
   end
   if not dry then
-    local server = memory.run_id .. string.format(' %d', memory.settles_ms)
+    local server = memory.run_id .. format(' %d', memory.settles_ms)
     -- With an older users.acl some may not: they read anew each time, until the steward was here.
     memory.server = not redis.pcall('SET', P .. ':server', server).err and server or nil
   end
@@ -111,10 +110,11 @@ end
 -- The memory, as Redis has it. dry: for functions that write nothing; a server that has not made this
 -- data its own yet, such as a replica, then reads it anew for each.
 local function picture(P, dry)
-  local memory, told = memory_of(P), redis.call('GET', P .. ':server')
+  local memory, told = memory_of(P), redis_call('GET', P .. ':server')
   if not told or told ~= memory.server then
     adopt(P, memory, told, dry)
   elseif memory.doubt and not dry then
+    memory.reserved[memory.doubt] = nil
     reread(P, memory.doubt, now_ms())
   end
   return memory
@@ -127,7 +127,7 @@ redis.register_function {
   callback = function(keys)
     local P, now = keys[1], now_ms()
     local settles_ms, pol, list = picture(P, true).settles_ms, policy(P), {}
-    local names = redis.call('SMEMBERS', P .. ':nodes')
+    local names = redis_call('SMEMBERS', P .. ':nodes')
     table.sort(names)
     for _, name in ipairs(names) do
       local node = read_node(P, name)
@@ -137,7 +137,7 @@ redis.register_function {
         if state == 'active' and now < settles_ms then
           state, reason = 'joining', 'settling'
         end
-        local extra = redis.call(
+        local extra = redis_call(
           'HMGET', P .. ':node:' .. name, 'kind', 'version', 'loss', 'jitter', 'owner', 'drift',
           'problem', 'mes')
         list[#list + 1] = {

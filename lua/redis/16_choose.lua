@@ -98,7 +98,7 @@ local integers, hundredths = {}, {}
 local function worded(number)
   local text = integers[number]
   if not text then
-    text = string.format('%d', number)
+    text = format('%d', number)
     integers[number] = number <= WORDED_MAX and text or nil
   end
   return text
@@ -108,7 +108,7 @@ local function worded_load(load)
   local number = floor(load * 100 + 0.5)
   local text = hundredths[number]
   if not text then
-    text = string.format('%.2f', load)
+    text = format('%.2f', load)
     hundredths[number] = number <= WORDED_MAX and text or nil
   end
   return text
@@ -135,7 +135,7 @@ local function choose(P, memory, pol, now, regions, share, tried)
     end
     local where = table.concat(regions, ', ')
     if full > 0 then
-      return nil, string.format('%d node(s) of %s full, no other fit', full, where)
+      return nil, format('%d node(s) of %s full, no other fit', full, where)
     end
     return nil, 'no node of ' .. where .. ' is fit', next(tried) == nil
   end
@@ -157,18 +157,18 @@ local function home(P, memory, pol, now, callee, share, tried)
     return nil
   end
   local why
-  local at = redis.call('ZREVRANGE', P .. ':at:' .. callee, 0, CANDIDATES - 1, 'WITHSCORES')
+  local at = redis_call('ZREVRANGE', P .. ':at:' .. callee, 0, CANDIDATES - 1, 'WITHSCORES')
   for i = 1, #at, 2 do
     local node = tonumber(at[i + 1]) > now and not tried[at[i]] and memory.nodes[at[i]]
     if node then
       count_calls(P, node, now)
       local reason = unfit(node, pol, now) or not has_room(node, share, now) and 'full'
       if not reason then
-        return node, string.format(
+        return node, format(
           'the phone is registered on %s, calls %d+%d of %d', node.name, node.live, node.reserved,
           node.calls_max)
       end
-      why = string.format('the phone is registered on %s, which is %s', node.name, reason)
+      why = format('the phone is registered on %s, which is %s', node.name, reason)
     end
   end
   return nil, why

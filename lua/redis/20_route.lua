@@ -1,54 +1,15 @@
--- Placement. A call's record lives at P:call:KEY, KEY = the first 32 digits of SHA-1 of the call
--- id; its placement ids are KEY-1, KEY-2, … so that both names lead to the one record. Fields:
---   id n p s  call id, node, placement, state (reserved live ended)
---   r from to pri svc  region asked from, caller, callee, priority, service
---   t why x  ms placed, the reason, nodes tried without success
---   pbx ts ta te cause  set as the node shows the call, answers it, ends it
+-- Placement.
 
 local TRIES_MAX = 8
-local TEXT_MAX = 128
-local RESERVED_KEEP_MS = '900000' -- Redis reads text faster than it prints a number
 -- Temporarily Unavailable: the phone's own answer, so that no edge tries other nodes for it.
 local SIP_UNAVAILABLE = 480
 local NONE = {}
 
-local function call_key(call_id)
-  return string.sub(redis.sha1hex(call_id), 1, 32)
-end
-
--- What phones sent may be any bytes; readers of the record get printable ASCII.
-local function clean(text, length)
-  text, length = text or '', length or TEXT_MAX
-  if #text > length then
-    text = string.sub(text, 1, length)
-  end
-  if string.find(text, '^[\32-\126]*$') then
-    return text
-  end
-  return (string.gsub(text, '[^\32-\126]', '?'))
-end
-
-local function read_call(P, key)
-  local raw = redis.call('GET', P .. ':call:' .. key)
-  return raw and cmsgpack.unpack(raw) or nil
-end
-
-local function write_call(P, key, call, keep_ms)
-  redis.call('SET', P .. ':call:' .. key, cmsgpack.pack(call), 'PX', keep_ms)
-end
-
--- Writes the record unless there is one, and returns that one.
-local function add_call(P, key, call)
-  local raw = redis.call(
-    'SET', P .. ':call:' .. key, cmsgpack.pack(call), 'NX', 'GET', 'PX', RESERVED_KEEP_MS)
-  return raw and cmsgpack.unpack(raw) or nil
-end
-
 -- The number plan's entry with the longest prefix of `callee`, or an empty one.
 local function planned(pol, callee)
-  local digits = pol.longest > 0 and string.match(callee, '^%+?%d+') or ''
+  local digits = pol.longest > 0 and match(callee, '^%+?%d+') or ''
   for length = min(#digits, pol.longest), 1, -1 do
-    local entry = pol.numbers[string.sub(digits, 1, length)]
+    local entry = pol.numbers[sub(digits, 1, length)]
     if entry then
       return entry
     end
@@ -56,8 +17,9 @@ local function planned(pol, callee)
   return NONE
 end
 
+-- Of its parts only the last, the reason, can have a bar in it.
 local function answer(name, address, placement, service, why)
-  return { 'place', name, address, placement, '', '', service, why }
+  return 'place|' .. name .. '|' .. address .. '|' .. placement .. '|||' .. service .. '|' .. why
 end
 
 -- blind: the picture is empty, late or settling, so it knows no better than the caller's own list.
@@ -68,7 +30,7 @@ local function reject(P, pol, reason, kind, dry, blind, cause)
   cause = cause or pol and pol.reject_cause or 503
   local after = pol and pol.retry_after_s or 4
   local verdict = blind and 'blind' or 'reject'
-  return { verdict, '', '', '', tostring(cause), tostring(after), '', reason }
+  return verdict .. '||||' .. cause .. '|' .. after .. '||' .. reason
 end
 
 -- The answer given before, while it still stands; after that the call is placed anew.
@@ -78,8 +40,7 @@ local function standing(P, memory, call, now)
   end
   local holds = call.s == 'live'
   if not holds then
-    local ends = redis.call('ZSCORE', P .. ':resv:' .. call.n, call.p)
-    holds = ends and tonumber(ends) > now
+    holds = is_reserved(P, call.n, call.p, now)
   end
   local node = holds and memory.nodes[call.n]
   return node and answer(call.n, node.address, call.p, call.svc or '', call.why)
@@ -116,7 +77,7 @@ local function next_placement(key, before)
   if not before then
     return key .. '-1'
   end
-  return key .. '-' .. (tonumber(string.match(before.p, '%-(%d+)$') or 0) % 999 + 1)
+  return key .. '-' .. (tonumber(match(before.p, '%-(%d+)$') or 0) % 999 + 1)
 end
 
 -- Nodes that had the call before, and refused it as `failed` says, or nil when that is not what
@@ -131,7 +92,7 @@ local function tried_before(P, memory, before, failed, now, dry)
   end
   tried[before.n] = true
   if not dry and before.s == 'reserved' then
-    redis.call('ZREM', P .. ':resv:' .. before.n, failed)
+    unreserve(P, before.n, failed)
     recount(P, before.n, now)
   end
   return tried
@@ -179,7 +140,7 @@ local function route(P, args, dry)
   end
 
   local entry = planned(pol, callee)
-  local priority = asked_priority ~= '' and asked_priority or entry.priority or 'normal'
+  local priority = asked_priority ~= '' and clean(asked_priority) or entry.priority or 'normal'
   local node, why, spilled, kind, blind, cause = decide(
     P, memory, pol, now, region, callee, priority, entry, tried)
   if not node then
@@ -190,25 +151,23 @@ local function route(P, args, dry)
   if dry then
     return answer(node.name, node.address, placement, service, why)
   end
-  local call = {
-    id = clean(call_id, 2 * TEXT_MAX), n = node.name, s = 'reserved', p = placement, r = region,
-    from = clean(caller), to = clean(callee), pri = priority, svc = entry.service, t = now,
-    why = why, x = names,
-  }
+  local record = new_record(
+    clean(call_id, 2 * TEXT_MAX), node.name, placement, region, clean(caller), clean(callee), priority,
+    service, now, why)
   if not before then
-    before = add_call(P, key, call)
+    before = add_call(P, key, record)
     local same = standing(P, memory, before, now)
     if same then
       return same
     end
   end
   if before then
+    local call = cmsgpack.unpack(record)
     placement = next_placement(key, before)
-    call.p = placement
+    call.p, call.x = placement, names
     write_call(P, key, call, RESERVED_KEEP_MS)
   end
-  redis.call('ZADD', P .. ':resv:' .. node.name, string.format('%d', now + pol.reservation_ms),
-    placement)
+  reserve(P, node.name, placement, now + pol.reservation_ms)
   node.reserved = node.reserved + 1
   bump_rate(node, now)
   seat_fit(memory, node, pol, now)
@@ -218,9 +177,9 @@ end
 
 -- route: KEYS P; ARGV call_id region caller callee priority failed_placement. priority "" or "-"
 -- takes the number plan's. failed_placement: the placement whose node refused or did not answer;
--- only with it the call goes elsewhere. Returns 8 strings: verdict ("place",
--- "reject", "blind": ask your own list of nodes, refuse if that is empty), node, address,
--- placement, cause, retry_after_s, service, reason.
+-- only with it the call goes elsewhere. Returns a line, verdict|node|address|placement|cause|
+-- retry_after_s|service|reason. verdict: place, reject, or blind: ask your own list of nodes, refuse
+-- if that is empty. (A list of strings costs Redis five times as much.)
 redis.register_function('route', function(keys, args)
   return route(keys[1], args, false)
 end)
@@ -239,15 +198,16 @@ redis.register_function {
   function_name = 'call',
   flags = { 'no-writes' },
   callback = function(keys, args)
+    bind()
     local id = args[1]
-    local key = string.match(id, '^(%x+)%-%d+$') or string.match(id, '^%x+$')
-    local raw = key and redis.call('GET', keys[1] .. ':call:' .. key)
-    return raw or redis.call('GET', keys[1] .. ':call:' .. call_key(id))
+    local key = match(id, '^(%x+)%-%d+$') or match(id, '^%x+$')
+    local raw = key and redis_call('GET', keys[1] .. ':call:' .. key)
+    return raw or redis_call('GET', keys[1] .. ':call:' .. call_key(id))
   end,
 }
 
 -- stats: KEYS P. Returns a flat list: counter, value, ... since Redis has its data.
 redis.register_function('stats', function(keys)
   flush_stats(keys[1])
-  return redis.call('HGETALL', keys[1] .. ':stats')
+  return redis_call('HGETALL', keys[1] .. ':stats')
 end)

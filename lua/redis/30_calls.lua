@@ -29,7 +29,7 @@ local function started(P, name, now, c)
   local had = redis.call('HGET', live, c.id)
   local key, call = placed_here(P, name, c.placement or '')
   if key then
-    redis.call('ZREM', P .. ':resv:' .. name, call.p)
+    unreserve(P, name, call.p)
     if call.s == 'ended' and had == false then
       -- The same INVITE, challenged and sent again by its phone.
       call.te, call.cause = nil, nil
@@ -82,13 +82,6 @@ end
 
 local KINDS = { started = started, placed = started, answered = answered, ended = ended }
 
-local function end_reservations(P, name, now)
-  local node = memory_of(P).nodes[name]
-  if not node or node.reserved > 0 then
-    redis.call('ZREMRANGEBYSCORE', P .. ':resv:' .. name, '-inf', now)
-  end
-end
-
 -- events: KEYS P; ARGV node epoch msgpack: list of {k = started|placed|answered|ended, id, placement,
 -- from, to, cause}, in the order in which they happened. Repeatable. Returns the count applied.
 redis.register_function('events', function(keys, args)
@@ -102,8 +95,8 @@ redis.register_function('events', function(keys, args)
   for _, event in ipairs(list) do
     KINDS[event.k](P, name, now, event)
   end
-  end_reservations(P, name, now)
   recount(P, name, now)
+  drop_ended(P, name)
   return #list
 end)
 
@@ -194,8 +187,8 @@ redis.register_function('beat', function(keys, args)
   end
   memory_of(P).doubt = name
   redis.call('HSET', P .. ':node:' .. name, unpack(write))
-  end_reservations(P, name, now)
   reread(P, name, now)
+  drop_ended(P, name)
   flush_stats(P)
   return { node.want, redis.call('LLEN', P .. ':commands:' .. name) }
 end)

@@ -149,7 +149,7 @@ redis.register_function('forget', function(keys, args)
       redis.call('DEL', P .. ':' .. kind .. ':' .. name)
     end
     reread(P, name, now)
-    memory.rates[name], memory.phones[name] = nil, nil
+    memory.rates[name], memory.phones[name], memory.reserved[name] = nil, nil, nil
   end
   return #args
 end)

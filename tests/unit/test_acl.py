@@ -42,7 +42,7 @@ placement: {{ramp_s: 0}}
 redis: {{url: "{url}", users: users}}
 """
 FUNCTION = re.compile(r"""register_function\('(\w+)'|function_name = '(\w+)'""")
-COMMAND = re.compile(r"""redis\.p?call\(\s*'(\w+)'""")
+COMMAND = re.compile(r"""redis[._]p?call\(\s*'(\w+)'""")
 
 
 def lua() -> str:
