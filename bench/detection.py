@@ -82,7 +82,7 @@ class Watch:
             self.over.wait(POLL_S)
         client.close()
 
-    def _note(self, name: str, node: Watched, reply: list[bytes]) -> None:
+    def _note(self, name: str, node: Watched, reply: bytes) -> None:
         given = reply.startswith(b"place|")
         with self.lock:
             if given == node.given:
@@ -94,7 +94,7 @@ class Watch:
             else:
                 node.gone_at = time.monotonic()
                 if node.broken_at is None:
-                    self.false_positives.append(f"{name}: {reply[7].decode()}")
+                    self.false_positives.append(f"{name}: {reply.decode()}")
 
     def breaks(self, name: str) -> float:
         """From here on the node counts as broken; the time."""

@@ -5,7 +5,7 @@
 --   count         how many hold
 --   dropped       how many are out of the queue and still in Redis
 -- P:resv:N has the same queue, for a library that takes the place of this one. A placement that was
--- confirmed or taken back stays in it till its time: its call's record tells that it holds no more.
+-- confirmed or went elsewhere stays in it till its time: its call's record tells that it holds no more.
 
 -- The queue as Redis has it; and whether it is known: a role that may not read records takes each
 -- placement for one that holds.

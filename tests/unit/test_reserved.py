@@ -1,0 +1,90 @@
+"""Reservations stand in the library's memory; a library that takes its place finds them in Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+import redis.asyncio as redis
+
+from controller.errors import FleetUnreachable
+from controller.fleet.functions import Fleet
+from controller.fleet.state import Beat
+from controller.model import CallStarted, Rejected
+from tests.redis_server import RedisServer
+from tests.unit.test_functions import POLICY, add, place, view
+
+RESERVED_S = POLICY["reservation_ms"] / 1000
+
+
+@pytest.fixture
+async def fleet() -> AsyncIterator[Fleet]:
+    with RedisServer() as server:
+        fleet = Fleet(redis.Redis.from_url(server.url), "unit")
+        await fleet.set_policy(POLICY)
+        yield fleet
+        await fleet.close()
+
+
+async def queued(fleet: Fleet, node: str) -> int:
+    length: int = await fleet.client.llen(f"pbx:{{unit}}:resv:{node}")
+    return length
+
+
+async def test_a_library_that_is_replaced_finds_those_that_hold(fleet: Fleet) -> None:
+    lease = await add(fleet, "e1", calls_max=5)  # 4 of normal priority
+    placed = [await place(fleet, f"c{n}") for n in range(4)]
+    await fleet.events(lease, [CallStarted("p0", placed[0].placement, "1", "2")])
+    await add(fleet, "e2", calls_max=1)
+    await fleet.beat(lease, Beat(True))
+    assert (await place(fleet, "c1", failed=placed[1].placement)).node == "e2"
+
+    await fleet.load()
+    seen = await view(fleet, "e1"), await view(fleet, "e2")
+    assert [(node.calls, node.reserved) for node in seen] == [(1, 2), (0, 1)]
+    assert await place(fleet, "c2") == placed[2]
+    assert (await place(fleet, "new")).node == "e1"
+    assert isinstance(await fleet.route("more", "east", "1", "1"), Rejected)
+
+
+async def test_they_end_in_a_replaced_library_when_they_would_have(fleet: Fleet) -> None:
+    lease = await add(fleet, "e1", calls_max=3)
+    await place(fleet, "early")
+    await asyncio.sleep(RESERVED_S * 0.6)
+    await fleet.beat(lease, Beat(True))
+    await place(fleet, "late")
+    await fleet.load()
+    await asyncio.sleep(RESERVED_S * 0.5)
+    await fleet.beat(lease, Beat(True))
+    assert (await view(fleet, "e1")).reserved == 1
+    await asyncio.sleep(RESERVED_S * 0.6)
+    await fleet.beat(lease, Beat(True))
+    assert (await view(fleet, "e1")).reserved == 0
+
+
+async def test_the_queue_in_redis_ends_with_them(fleet: Fleet) -> None:
+    lease = await add(fleet, "e1")
+    for n in range(8):
+        placed = await place(fleet, f"c{n}")
+        if n % 2:
+            await fleet.events(lease, [CallStarted(f"p{n}", placed.placement, "1", "2")])
+    assert await queued(fleet, "e1") == 8
+    await asyncio.sleep(RESERVED_S + 0.05)
+    await fleet.beat(lease, Beat(True))
+    await place(fleet, "after")
+    assert await queued(fleet, "e1") == 1
+    seen = await view(fleet, "e1")
+    assert (seen.calls, seen.reserved) == (4, 1)
+
+
+async def test_events_that_break_off_midway_leave_no_call_counted_twice(fleet: Fleet) -> None:
+    lease = await add(fleet, "e1")
+    placed = await place(fleet, "c")
+    events = [{"k": "started", "id": "p", "placement": placed.placement}, {"k": "nonsense"}]
+    with pytest.raises(FleetUnreachable):
+        await fleet.call_function("events", "e1", lease.epoch, msgspec.msgpack.encode(events))
+    await place(fleet, "next")
+    seen = await view(fleet, "e1")
+    assert (seen.calls, seen.reserved) == (1, 1)
