@@ -82,8 +82,8 @@ class Watch:
             self.over.wait(POLL_S)
         client.close()
 
-    def _note(self, name: str, node: Watched, reply: bytes) -> None:
-        given = reply.startswith(b"place|")
+    def _note(self, name: str, node: Watched, reply: list[bytes]) -> None:
+        given = reply[0] == b"place"
         with self.lock:
             if given == node.given:
                 return
@@ -94,7 +94,7 @@ class Watch:
             else:
                 node.gone_at = time.monotonic()
                 if node.broken_at is None:
-                    self.false_positives.append(f"{name}: {reply.decode()}")
+                    self.false_positives.append(f"{name}: {reply[7].decode()}")
 
     def breaks(self, name: str) -> float:
         """From here on the node counts as broken; the time."""

@@ -1,4 +1,4 @@
-"""FCALL route against plain SET on one redis-server, at 10, 100 and 1,000 nodes.
+"""FCALL place against plain SET on one redis-server, at 10, 100 and 1,000 nodes.
 
 Each round has a window of SET and a window of route, one after the other, from redis-benchmark (C,
 so that the client is not the bottleneck) with the same connections and pipelining on both sides.
@@ -67,7 +67,7 @@ class Load:
         before = await nodes.placed()
         self._windows += 1
         call_id = f"{self._windows}-__rand_int__-__rand_int__@bench.example"
-        function = ["FCALL", "route", "1", nodes.prefix, call_id, nodes.region, "100", "9196"]
+        function = ["FCALL", "place", "1", nodes.prefix, call_id, nodes.region, "100", "9196"]
         window = await self._run(count, ANY_CALL, "fcall", *function)
         return window if await nodes.placed() - before == window.calls else None
 

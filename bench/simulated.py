@@ -88,7 +88,7 @@ class SimulatedNodes:
         """Every placed call shows on its node and is answered; node to their placements."""
         shown: dict[str, list[str]] = {}
         for lease in self._leases:
-            key = f"{self.prefix}:resv:{lease.node}"
+            key = f"{self.prefix}:resv:queue:{lease.node}"
             raw: list[Any] = await self.client.lrange(key, 0, -1)
             # Those that were confirmed stay in it until they would have ended.
             seen = self._confirmed.get(lease.node, frozenset())

@@ -89,7 +89,7 @@ RIGHTS = {
         ),
     ),
     "edge": Rights(
-        functions=("route",),
+        functions=("place", "route"),
         reads=(*_PICTURE, "at"),
         writes=_PLACING,
         more=("role",),  # its proxy looks for the primary

@@ -237,7 +237,7 @@ class Fleet:
             "route_dry" if dry else "route", call_id, region, caller, callee, priority, failed
         )
         verdict, node, address, placement, cause, after, service, reason = (
-            reply.decode("utf-8", "replace").split("|", 7)
+            part.decode("utf-8", "replace") for part in reply
         )
         if verdict == "place":
             return Placed(node, address, placement, reason, service)

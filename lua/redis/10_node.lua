@@ -9,7 +9,7 @@
 --   P:nodes         set     names of registered nodes
 --   P:node:N        hash    one node, fields below
 --   P:live:N        hash    pbx_id -> call key: the calls that N has
---   P:resv:N        list    placements reserved on N (13_reserved.lua)
+--   P:resv:queue:N  list    placements reserved on N (13_reserved.lua)
 --   P:call:KEY      string  msgpack, one call's record (11_record.lua)
 --   P:stats         hash    counters since the data began, behind by one beat at most
 --   P:server        string  run id of the server whose data this is, and ms until which it settles

@@ -4,15 +4,23 @@
 --   ends          placement -> ms at which it ends unconfirmed; of those that hold
 --   count         how many hold
 --   dropped       how many are out of the queue and still in Redis
--- P:resv:N has the same queue, for a library that takes the place of this one. A placement that was
+-- P:resv:queue:N has the same queue, for a library that takes the place of this one. A placement that was
 -- confirmed or went elsewhere stays in it till its time: its call's record tells that it holds no more.
 
+local function queue_key(P, name)
+  return P .. ':resv:queue:' .. name
+end
+
 -- The queue as Redis has it; and whether it is known: a role that may not read records takes each
--- placement for one that holds.
+-- placement for one that holds. Libraries of 0.1 had P:resv:N, a sorted set: what is in it goes first.
 local function load_reserved(P, name)
   local pol, ends, known = policy(P), {}, true
-  local queue = { first = 1, last = 0, ends = ends, count = 0, dropped = 0 }
-  for place, placement in ipairs(redis_call('LRANGE', P .. ':resv:' .. name, 0, -1)) do
+  local all = redis_call('ZREVRANGE', P .. ':resv:' .. name, 0, -1)
+  local queue = { first = 1, last = 0, ends = ends, count = 0, dropped = -#all }
+  for _, placement in ipairs(redis_call('LRANGE', queue_key(P, name), 0, -1)) do
+    all[#all + 1] = placement
+  end
+  for place, placement in ipairs(all) do
     queue[place], queue.last = placement, place
     local raw = redis.pcall('GET', P .. ':call:' .. sub(placement, 1, 32))
     local call = type(raw) == 'string' and cmsgpack.unpack(raw)
@@ -36,8 +44,8 @@ local function reserved_of(P, name)
 end
 
 local function reserve(P, name, placement, ends_ms)
-  redis_call('RPUSH', P .. ':resv:' .. name, placement)
   local queue = reserved_of(P, name)
+  redis_call('RPUSH', queue_key(P, name), placement)
   local last = queue.last + 1
   queue.last, queue[last] = last, placement
   queue.ends[placement], queue.count = ends_ms, queue.count + 1
@@ -80,7 +88,7 @@ end
 local function drop_ended(P, name)
   local queue = reserved_of(P, name)
   if queue.dropped > 0 then
-    redis_call('LTRIM', P .. ':resv:' .. name, queue.dropped, -1)
+    redis_call('LTRIM', queue_key(P, name), queue.dropped, -1)
     queue.dropped = 0
   end
 end

@@ -175,13 +175,22 @@ local function route(P, args, dry)
   return answer(node.name, node.address, placement, service, why)
 end
 
--- route: KEYS P; ARGV call_id region caller callee priority failed_placement. priority "" or "-"
+-- place: KEYS P; ARGV call_id region caller callee priority failed_placement. priority "" or "-"
 -- takes the number plan's. failed_placement: the placement whose node refused or did not answer;
 -- only with it the call goes elsewhere. Returns a line, verdict|node|address|placement|cause|
 -- retry_after_s|service|reason. verdict: place, reject, or blind: ask your own list of nodes, refuse
--- if that is empty. (A list of strings costs Redis five times as much.)
-redis.register_function('route', function(keys, args)
+-- if that is empty.
+redis.register_function('place', function(keys, args)
   return route(keys[1], args, false)
+end)
+
+local function parts(line)
+  return { match(line, '^(%a+)|(.-)|(.-)|(.-)|(.-)|(.-)|(.-)|(.*)$') }
+end
+
+-- route: as place, but its answer is a list of the eight; Redis makes a line at a fifth of the price.
+redis.register_function('route', function(keys, args)
+  return parts(route(keys[1], args, false))
 end)
 
 -- route_dry: as route, but decides without placing.
@@ -189,7 +198,7 @@ redis.register_function {
   function_name = 'route_dry',
   flags = { 'no-writes' },
   callback = function(keys, args)
-    return route(keys[1], args, true)
+    return parts(route(keys[1], args, true))
   end,
 }
 

@@ -257,10 +257,25 @@ async def test_text_from_sip_is_data(fleet: Fleet, text: str) -> None:
     assert isinstance(await fleet.route(text, text, text, text, text, text), Placed | Rejected)
 
 
+async def test_edges_are_told_in_a_line_what_others_are_told_in_a_list(fleet: Fleet) -> None:
+    lease = await add(fleet, "e1", calls_max=1)
+    ask = (1, "pbx:{unit}", "c", "east", "1", "4001|x", "high")
+    placed = (await fleet.client.fcall("place", *ask)).decode().split("|", 7)
+    assert placed[:3] == ["place", "e1", "e1:5060"]
+    assert [part.decode() for part in await fleet.client.fcall("route", *ask)] == placed
+    more = (1, "pbx:{unit}", "d", "east", "1", "4001|x", "high")
+    rejected = (await fleet.client.fcall("place", *more)).decode().split("|", 7)
+    assert rejected[:7] == ["reject", "", "", "", "480", "3", ""]
+    assert [part.decode() for part in await fleet.client.fcall("route", *more)] == rejected
+    await fleet.beat(lease, Beat(False))
+    blind = (await fleet.client.fcall("place", *more)).decode()
+    assert blind.startswith("blind||||480|3||")
+
+
 async def test_bytes_that_are_no_text_are_data_too(fleet: Fleet) -> None:
     await add(fleet, "e1")
     reply = await fleet.client.fcall(
-        "route", 1, "pbx:{unit}", b"\xff\xfe", b"east", b"\x80", b"\xc3(", b"", b""
+        "place", 1, "pbx:{unit}", b"\xff\xfe", b"east", b"\x80", b"\xc3(", b"", b""
     )
     verdict, _, _, placement, *_ = reply.decode().split("|")
     assert verdict == "place"

@@ -1,4 +1,4 @@
-"""Reservations stand in the library's memory; a library that takes its place finds them in Redis."""
+"""Reservations stand in the library's memory; one that takes its place finds them in Redis."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def fleet() -> AsyncIterator[Fleet]:
 
 
 async def queued(fleet: Fleet, node: str) -> int:
-    length: int = await fleet.client.llen(f"pbx:{{unit}}:resv:{node}")
+    length: int = await fleet.client.llen(f"pbx:{{unit}}:resv:queue:{node}")
     return length
 
 
@@ -47,6 +47,24 @@ async def test_a_library_that_is_replaced_finds_those_that_hold(fleet: Fleet) ->
     assert await place(fleet, "c2") == placed[2]
     assert (await place(fleet, "new")).node == "e1"
     assert isinstance(await fleet.route("more", "east", "1", "1"), Rejected)
+
+
+async def test_those_of_a_library_of_0_1_hold_too(fleet: Fleet) -> None:
+    lease = await add(fleet, "e1")
+    placed = [(await place(fleet, f"c{n}")).placement for n in range(3)]
+    async with fleet.client.pipeline() as pipe:
+        pipe.delete("pbx:{unit}:resv:queue:e1")
+        pipe.zadd("pbx:{unit}:resv:e1", dict.fromkeys(placed, 1))
+        await pipe.execute()
+    await fleet.load()
+    await place(fleet, "new")
+    assert (await view(fleet, "e1")).reserved == 4
+    await fleet.events(lease, [CallStarted("p0", placed[0], "1", "2")])
+    assert (await view(fleet, "e1")).reserved == 3
+    await asyncio.sleep(RESERVED_S + 0.05)
+    await fleet.beat(lease, Beat(True))
+    assert (await view(fleet, "e1")).reserved == 0
+    assert await queued(fleet, "e1") == 0
 
 
 async def test_they_end_in_a_replaced_library_when_they_would_have(fleet: Fleet) -> None:
