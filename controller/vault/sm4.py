@@ -110,20 +110,26 @@ class GcryptSm4Gcm(Sm4Gcm):
     def encrypt_into(
         self, nonce: Buffer, data: Buffer, associated_data: Buffer | None, buf: Buffer, /
     ) -> int:
+        # Chunk by chunk this is all that sealing adds to the cipher: so it is written in one.
         plain, out = memoryview(data), memoryview(buf)
-        size, library, handle = len(plain), self._library, self._handle
+        size, iv, library, handle = len(plain), bytes(nonce), self._library, self._handle
         _fits(len(out), size + _TAG_BYTES)
-        self._start(nonce, associated_data)
-        target = ctypes.c_char.from_buffer(out)  # kept: it holds the memory in its place
-        to = ctypes.addressof(target)
-        if plain.readonly:  # ctypes tells nobody where that is
+        target = ctypes.c_char.from_buffer(out)  # holds the memory in its place, as `source` does
+        to = of = ctypes.addressof(target)
+        if plain.readonly or not size:  # ctypes tells nobody where that is
             out[:size] = plain
-            _done(library.gcry_cipher_encrypt(handle, to, size, None, 0))  # in place
-        elif size:
+        else:
             source = ctypes.c_char.from_buffer(plain)
             of = ctypes.addressof(source)
-            _done(library.gcry_cipher_encrypt(handle, to, size, of, size))
-        _done(library.gcry_cipher_gettag(handle, to + size, _TAG_BYTES))
+        error = library.gcry_cipher_setiv(handle, iv, len(iv))
+        if associated_data is not None:
+            aad = bytes(associated_data)
+            error = error or library.gcry_cipher_authenticate(handle, aad, len(aad))
+        _done(
+            error
+            or library.gcry_cipher_encrypt(handle, to, size, of, size)
+            or library.gcry_cipher_gettag(handle, to + size, _TAG_BYTES)
+        )
         return size + _TAG_BYTES
 
     def decrypt_into(
@@ -134,7 +140,11 @@ class GcryptSm4Gcm(Sm4Gcm):
         if size < 0:
             raise InvalidTag
         _fits(len(out), size)
-        self._start(nonce, associated_data)
+        iv = bytes(nonce)
+        _done(self._library.gcry_cipher_setiv(self._handle, iv, len(iv)))
+        if associated_data is not None:
+            aad = bytes(associated_data)
+            _done(self._library.gcry_cipher_authenticate(self._handle, aad, len(aad)))
         if size:
             out[:] = sealed[:size]
             at = ctypes.byref(ctypes.c_char.from_buffer(out))
@@ -143,13 +153,6 @@ class GcryptSm4Gcm(Sm4Gcm):
             out[:] = bytes(size)
             raise InvalidTag
         return size
-
-    def _start(self, nonce: Buffer, associated_data: Buffer | None) -> None:
-        iv = bytes(nonce)
-        _done(self._library.gcry_cipher_setiv(self._handle, iv, len(iv)))
-        if associated_data is not None:
-            aad = bytes(associated_data)
-            _done(self._library.gcry_cipher_authenticate(self._handle, aad, len(aad)))
 
 
 def sm4_gcm(key: bytes) -> Sm4Gcm:
