@@ -26,6 +26,7 @@ from controller.vault.suites import (
     NONCE_BYTES,
     SALT_BYTES,
     TAG_BYTES,
+    chunk_encrypter,
     suite_named,
 )
 
@@ -59,7 +60,7 @@ class Sealer:
         key, nonce, commitment = chosen.derive(data_key, salt, context)
         self.prologue = salt + commitment
         aead = chosen.aead(key)
-        self._encrypt, self._encrypt_into = aead.encrypt, aead.encrypt_into
+        self._encrypt, self._encrypt_chunks = aead.encrypt, chunk_encrypter(aead)
         self._base_nonce = int.from_bytes(nonce)
 
     def seal(self, index: int, plain: Buffer, last: bool = False) -> bytes:
@@ -83,15 +84,7 @@ class Sealer:
             raise VaultError(f"{len(source)} bytes are no whole chunks, or have no room")
         if first < 0 or first + chunks > CHUNKS_MAX:
             raise VaultError(f"chunk {first} is out of range")
-        encrypt_into, base = self._encrypt_into, self._base_nonce
-        starts, ends = range(0, len(source), CHUNK), range(0, chunks * SEALED, SEALED)
-        for index, start, end in zip(range(first, first + chunks), starts, ends, strict=True):
-            encrypt_into(
-                (base ^ index).to_bytes(NONCE_BYTES),
-                source[start : start + CHUNK],
-                None,
-                target[end : end + SEALED],
-            )
+        self._encrypt_chunks(self._base_nonce, first, source, CHUNK, target[: chunks * SEALED])
         return chunks * SEALED
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from cryptography.hazmat.primitives import hashes
@@ -16,7 +17,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from cryptography.utils import Buffer
 
 from controller.errors import VaultError
-from controller.vault.sm4 import sm4_gcm
+from controller.vault.sm4 import GcryptSm4Gcm, sm4_gcm
 
 SALT_BYTES = 24
 DATA_KEY_BYTES = 32
@@ -77,6 +78,36 @@ SUITES = {
         Suite("sm4-gcm", b"AEAD_SM4_GCM", 16, hashes.SM3(), sm4_gcm),
     )
 }
+
+
+#: (base nonce, index of the first, plaintext of whole chunks, their size, where to, end to end)
+EncryptChunks = Callable[[int, int, memoryview, int, memoryview], None]
+
+
+def chunk_encrypter(aead: Aead) -> EncryptChunks:
+    """Encrypts chunks that follow one another, each with its index in its nonce."""
+    if isinstance(aead, GcryptSm4Gcm):
+        return aead.encrypt_chunks
+    return partial(_one_by_one, aead.encrypt_into)
+
+
+def _one_by_one(
+    encrypt_into: Callable[[Buffer, Buffer, Buffer | None, Buffer], int],
+    base: int,
+    first: int,
+    plain: memoryview,
+    size: int,
+    out: memoryview,
+) -> None:
+    sealed = size + TAG_BYTES
+    starts, ends = range(0, len(plain), size), range(0, len(out), sealed)
+    for index, (start, end) in enumerate(zip(starts, ends, strict=True), first):
+        encrypt_into(
+            (base ^ index).to_bytes(NONCE_BYTES),
+            plain[start : start + size],
+            None,
+            out[end : end + sealed],
+        )
 
 
 def suite_named(name: str) -> Suite:

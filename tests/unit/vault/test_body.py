@@ -50,11 +50,16 @@ def test_ours_opens_what_the_stock_encryptor_sealed(size: int) -> None:
     assert opened.read(0, size) == AUDIO[:size]
 
 
+@pytest.mark.parametrize("kind", [bytes, bytearray])
 @pytest.mark.parametrize("suite", SUITES)
-def test_many_at_once_are_the_same_as_one_by_one_and_again(suite: str) -> None:
+def test_many_at_once_are_the_same_as_one_by_one_and_again(
+    suite: str, kind: type[bytes | bytearray]
+) -> None:
     sealer = Sealer(suite, KEY, CONTEXT, SALT)
-    out = bytearray(3 * SEALED + 5)
-    assert sealer.seal_into(1, memoryview(AUDIO)[: 2 * CHUNK], out) == 2 * SEALED
+    out, audio = bytearray(3 * SEALED + 5), kind(AUDIO)
+    assert sealer.seal_into(0, audio[:0], out) == 0
+    assert sealer.seal_into(1, memoryview(audio)[: 2 * CHUNK], out) == 2 * SEALED
+    assert (audio, out[2 * SEALED :]) == (AUDIO, bytes(SEALED + 5))
     again = sealer.seal(1, AUDIO[:CHUNK]) + sealer.seal(2, AUDIO[CHUNK : 2 * CHUNK])
     assert bytes(out[: 2 * SEALED]) == again
     assert Sealer(suite, KEY, CONTEXT, SALT).seal(1, AUDIO[:CHUNK]) == again[:SEALED]
