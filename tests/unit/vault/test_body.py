@@ -59,7 +59,8 @@ def test_many_at_once_are_the_same_as_one_by_one_and_again(
     out, audio = bytearray(3 * SEALED + 5), kind(AUDIO)
     assert sealer.seal_into(0, audio[:0], out) == 0
     assert sealer.seal_into(1, memoryview(audio)[: 2 * CHUNK], out) == 2 * SEALED
-    assert (audio, out[2 * SEALED :]) == (AUDIO, bytes(SEALED + 5))
+    assert bytes(audio) == AUDIO
+    assert not any(out[2 * SEALED :])
     again = sealer.seal(1, AUDIO[:CHUNK]) + sealer.seal(2, AUDIO[CHUNK : 2 * CHUNK])
     assert bytes(out[: 2 * SEALED]) == again
     assert Sealer(suite, KEY, CONTEXT, SALT).seal(1, AUDIO[:CHUNK]) == again[:SEALED]
