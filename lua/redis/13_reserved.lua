@@ -4,8 +4,9 @@
 --   ends          placement -> ms at which it ends unconfirmed; of those that hold
 --   count         how many hold
 --   dropped       how many are out of the queue and still in Redis
--- P:resv:queue:N has the same queue, for a library that takes the place of this one. A placement that was
--- confirmed or went elsewhere stays in it till its time: its call's record tells that it holds no more.
+-- P:resv:queue:N has the same queue, for a library that takes the place of this one. A placement
+-- that was confirmed or went elsewhere stays in it till its time: its call's record tells that it
+-- holds no more.
 
 local function queue_key(P, name)
   return P .. ':resv:queue:' .. name
@@ -23,11 +24,11 @@ local function load_reserved(P, name)
   for place, placement in ipairs(all) do
     queue[place], queue.last = placement, place
     local raw = redis.pcall('GET', P .. ':call:' .. sub(placement, 1, 32))
-    local call = type(raw) == 'string' and cmsgpack.unpack(raw)
+    local whole, call = pcall(cmsgpack.unpack, raw or '')
     if type(raw) == 'table' then
       known, ends[placement], queue.count = false, math.huge, queue.count + 1
-    elseif pol and call and call.p == placement and call.s == 'reserved' then
-      ends[placement], queue.count = call.t + pol.reservation_ms, queue.count + 1
+    elseif pol and whole and type(call) == 'table' and call.p == placement and call.s == 'reserved' then
+      ends[placement], queue.count = (tonumber(call.t) or 0) + pol.reservation_ms, queue.count + 1
     end
   end
   return queue, known

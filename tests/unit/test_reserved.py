@@ -67,6 +67,16 @@ async def test_those_of_a_library_of_0_1_hold_too(fleet: Fleet) -> None:
     assert await queued(fleet, "e1") == 0
 
 
+@pytest.mark.parametrize("record", [b"", b"\xc1", b"\x01", b"\x81\xa1s\xa8reserved"])
+async def test_a_damaged_record_keeps_no_library_from_its_work(fleet: Fleet, record: bytes) -> None:
+    await add(fleet, "e1")
+    placed = await place(fleet, "c")
+    await fleet.client.set(f"pbx:{{unit}}:call:{placed.placement[:32]}", record)
+    await fleet.load()
+    await place(fleet, "next")
+    assert (await view(fleet, "e1")).reserved == 1
+
+
 async def test_they_end_in_a_replaced_library_when_they_would_have(fleet: Fleet) -> None:
     lease = await add(fleet, "e1", calls_max=3)
     await place(fleet, "early")
