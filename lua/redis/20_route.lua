@@ -38,10 +38,7 @@ local function standing(P, memory, call, now)
   if not call or call.s == 'ended' then
     return nil
   end
-  local holds = call.s == 'live'
-  if not holds then
-    holds = is_reserved(P, call.n, call.p, now)
-  end
+  local holds = call.s == 'live' or is_reserved(P, call.n, call.p, now)
   local node = holds and memory.nodes[call.n]
   return node and answer(call.n, node.address, call.p, call.svc or '', call.why)
 end

@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
-import redis.asyncio as redis
 
 from controller.errors import FleetUnreachable
 from controller.fleet.functions import Fleet
 from controller.fleet.state import Beat
 from controller.model import CallStarted, Rejected
-from tests.redis_server import RedisServer
-from tests.unit.test_functions import POLICY, add, place, view
+from tests.unit.test_functions import POLICY, add, fleet, place, server, view
+
+__all__ = ["fleet", "server"]
 
 RESERVED_S = POLICY["reservation_ms"] / 1000
-
-
-@pytest.fixture
-async def fleet() -> AsyncIterator[Fleet]:
-    with RedisServer() as server:
-        fleet = Fleet(redis.Redis.from_url(server.url), "unit")
-        await fleet.set_policy(POLICY)
-        yield fleet
-        await fleet.close()
 
 
 async def queued(fleet: Fleet, node: str) -> int:
