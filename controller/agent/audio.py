@@ -105,7 +105,8 @@ class Audio:
 
 def make_file(path: Path, group: int | None) -> int:
     """Open for reading. For the PBX's group to write, where it has one."""
-    fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    flags = os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOATIME
+    fd = os.open(path, flags, 0o600)
     if group is not None:
         os.fchown(fd, -1, group)
         os.fchmod(fd, 0o620)

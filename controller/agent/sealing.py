@@ -14,6 +14,7 @@ from typing import cast
 
 import msgspec
 
+from controller.agent.audio import FRAME_BYTES
 from controller.agent.tmpfs import Ended, Files, Memo
 from controller.vault import header as headers
 from controller.vault.body import CHUNK, SEALED, Sealer
@@ -23,6 +24,8 @@ from controller.vault.wire import Chunks, End, Frame, Outcome
 READ_CHUNKS = 16
 #: audio that is safe is freed in pieces of this: few system calls, 1 MiB a recording
 FORGET_CHUNKS = 64
+#: a file is looked at so long before its next chunk can be full, should the PBX's clock be faster
+EARLY_S = 0.1
 #: a file that did not grow for so long is asked about its writer
 QUIET_S = 1.0
 #: for the PBX's note after it closed the file
@@ -36,6 +39,8 @@ class Recording:
 
     next: the first one that was not handed out yet. acked: the vault holds all before it; spooled:
     our disk does. begun: the vault knows of it. forgotten: all before it is no longer here.
+    due_s: before that, by the monotonic clock, a look would find no full chunk: audio comes no
+    faster than it is spoken.
     """
 
     def __init__(self, files: Files, memo: Memo, mark: int = 0) -> None:
@@ -51,23 +56,27 @@ class Recording:
         #: its last chunk and its end were handed out
         self.finished = False
         self.stopping = ""
+        self.due_s = 0.0
+        self._bytes_per_s = header.rate_hz * FRAME_BYTES
         self._bytes = mark * CHUNK
         self._grew_s = time.monotonic()
         self._opened = mark > 0
 
     @property
     def safe(self) -> int:
-        return max(self.acked, self.spooled)
+        return self.acked if self.acked > self.spooled else self.spooled  # max() is slower
 
     def roll_back(self) -> None:
         """What was handed out is not safe: it is handed out again."""
-        self.next, self.finished = self.safe, False
+        if self.next != self.safe or self.finished:
+            self.next, self.finished, self.due_s = self.safe, False, 0.0
 
     def forget(self, *, all_of_it: bool = False) -> None:
         """Frees audio that is safe. Raises OSError."""
-        if self.safe - self.forgotten >= (1 if all_of_it else FORGET_CHUNKS):
-            self.files.forget(self.safe, CHUNK, self.forgotten)
-            self.forgotten = self.safe
+        safe = self.safe
+        if safe - self.forgotten >= (1 if all_of_it else FORGET_CHUNKS):
+            self.files.forget(safe, CHUNK, self.forgotten)
+            self.forgotten = safe
 
     def look(self, now_s: float) -> int:
         """Bytes of audio now; looks for the recording's end where it does not grow."""
@@ -77,6 +86,9 @@ class Recording:
         size = self.files.audio.size()
         if size > self._bytes:
             self._bytes, self._grew_s, self._opened = size, now_s, True
+            handed_out = self.next + min(size // CHUNK - self.next, READ_CHUNKS)
+            missing = (handed_out + 1) * CHUNK - size
+            self.due_s = now_s + missing / self._bytes_per_s - EARLY_S
             return size
         if size < self._bytes:
             self.cut = True
@@ -114,7 +126,7 @@ class Recording:
         memo = msgspec.structs.replace(self.memo, ended=ended)
         self.files.write(memo, self.forgotten)  # before the last chunk is sealed, or never
         self.memo = memo
-        self._bytes = plain_bytes
+        self._bytes, self.due_s = plain_bytes, 0.0
 
     def remember_leg(self, leg: str) -> None:
         self.memo = msgspec.structs.replace(self.memo, leg=leg)
@@ -151,7 +163,7 @@ class Gatherer:
         for recording in recordings:
             if taken >= self._limit_bytes:
                 return frames, True
-            if recording.finished or recording.cut:
+            if now_s < recording.due_s or recording.finished or recording.cut:
                 continue
             size = recording.look(now_s)
             if recording.cut:
