@@ -111,6 +111,7 @@ def redis_command(config: Config) -> list[str]:
         binary, "--port", "0", "--unixsocket", str(config.state_path / "redis.sock"),
         "--unixsocketperm", "600", "--dir", str(folder), "--save", "", "--appendonly", "yes",
         "--appendfsync", "everysec", "--maxmemory-policy", "noeviction", "--loglevel", "warning",
+        "--busy-reply-threshold", "0",  # why: dialplans/redis/pbxctl-redis.conf.j2
     ]  # fmt: skip
 
 

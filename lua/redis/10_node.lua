@@ -44,10 +44,10 @@ local NUMBERS = {
 
 -- Looking these up costs more than running them, so a library keeps them once it runs. While it
 -- loads, Redis 7.0 has none of them: the first command of all binds them.
-local redis_call, sha1hex, floor, max, min, exp, sub, find, match, format, packed_integer
+local redis_call, sha1hex, floor, max, min, exp, sub, find, match, format, packed_integer, any
 
 local function bind()
-  redis_call, sha1hex = redis.call, redis.sha1hex
+  redis_call, sha1hex, any = redis.call, redis.sha1hex, next
   floor, max, min, exp = math.floor, math.max, math.min, math.exp
   sub, find, match, format = string.sub, string.find, string.match, string.format
   packed_integer = struct.pack
@@ -63,7 +63,10 @@ local memories = {}
 local function memory_of(P)
   local memory = memories[P]
   if not memory then
-    memory = { rates = {}, stats = {}, nodes = {}, orders = {}, phones = {}, reserved = {} }
+    memory = {
+      rates = {}, stats = {}, nodes = {}, orders = {}, phones = {}, reserved = {},
+      server_key = P .. ':server',
+    }
     memories[P] = memory
   end
   return memory
@@ -71,7 +74,8 @@ end
 
 local function now_ms()
   local t = redis_call('TIME')
-  return t[1] * 1000 + floor(t[2] / 1000) -- tonumber would read each twice
+  local us = t[2] + 0 -- tonumber would read it twice
+  return t[1] * 1000 + (us - us % 1000) / 1000
 end
 
 -- The policy is unpacked once per change, not once per call; besides: the longest prefix of a number
@@ -96,8 +100,8 @@ local function policy(P)
   return memory.policy
 end
 
-local function count_stat(P, name)
-  local stats = memory_of(P).stats
+local function count_stat(memory, name)
+  local stats = memory.stats
   stats[name] = (stats[name] or 0) + 1
 end
 
@@ -112,7 +116,8 @@ end
 -- Arrivals per second, decaying since the last one.
 local function decayed_rate(node, now)
   local rate = node.rate
-  return rate.per_s * exp(-max(0, now - rate.ms) / RATE_TAU_MS)
+  local past_ms = now - rate.ms
+  return past_ms > 0 and rate.per_s * exp(-past_ms / RATE_TAU_MS) or rate.per_s
 end
 
 local function rate_of(P, name)
@@ -127,38 +132,50 @@ local function bump_rate(node, now)
   rate.per_s, rate.ms = decayed_rate(node, now) + 1000 / RATE_TAU_MS, now
 end
 
--- As it stands in Redis, without its calls.
+-- As it stands in Redis, without its calls; besides what each call would work out anew:
+--   sound    no field keeps calls away: only silence and its hold can
+--   fullest  of the signals that its beats tell, 0 to 1 and beyond
 local function read_node(P, name)
   local values = redis_call('HMGET', P .. ':node:' .. name, unpack(FIELDS))
-  local node = { name = name, rate = rate_of(P, name) }
+  local node = { name = name, rate = rate_of(P, name), seen = 0, since = 0, hold = 0 }
   for i, field in ipairs(FIELDS) do
     local value = values[i]
     if value then
       node[field] = NUMBERS[field] and tonumber(value) or value
     end
   end
-  return node.region and node
+  if not node.region then
+    return nil
+  end
+  node.sound = node.link == '1' and node.synced == '1' and node.sip ~= '0' and node.want == 'active'
+    and node.calls_max
+  node.fullest = node.cpu and floor(node.cpu / CPU_STEP) * CPU_STEP or 0
+  if node.channels and node.channels_max then
+    node.fullest = max(node.fullest, node.channels / node.channels_max)
+  end
+  node.place_stat, node.spill_stat = 'place:' .. node.region, 'spill:' .. node.region
+  return node
 end
 
 -- Share of its capacity that a node may show while it ramps up, 0.1 to 1.
 local function ramp_share(node, pol, now)
-  local since = node.since
-  if not since or now - since >= pol.ramp_ms or pol.ramp_ms <= 0 then
+  local ramp_ms = pol.ramp_ms
+  if now - node.since >= ramp_ms or ramp_ms <= 0 then
     return 1
   end
-  return max(RAMP_FLOOR, (now - since) / pol.ramp_ms)
+  return max(RAMP_FLOOR, (now - node.since) / ramp_ms)
 end
 
 -- The fullest of the node's signals, 0 to 1 and beyond, over its weight. Needs count_calls.
 local function load_of(node, pol, now)
-  local share = ramp_share(node, pol, now)
-  local calls = (node.live + node.reserved) / max(1, node.calls_max * share)
-  local fullest = node.cpu and floor(node.cpu / CPU_STEP) * CPU_STEP or 0
+  local share, limit, fullest = 1, node.calls_max, node.fullest
+  if now - node.since < pol.ramp_ms then
+    share = ramp_share(node, pol, now)
+    limit = limit * share
+  end
+  local calls = (node.live + node.reserved) / (limit > 1 and limit or 1)
   if calls > fullest then
     fullest = calls
-  end
-  if node.channels and node.channels_max then
-    fullest = max(fullest, node.channels / node.channels_max)
   end
   if node.rate_max then
     fullest = max(fullest, decayed_rate(node, now) / (node.rate_max * share))
@@ -168,7 +185,9 @@ end
 
 -- Why a node can not take a call now, or nil. Limits are judged apart, by has_room.
 local function unfit(node, pol, now)
-  if node.link ~= '1' then
+  if node.sound then
+    return now - node.seen > pol.silent_ms and 'silent' or now < node.hold and 'settling' or nil
+  elseif node.link ~= '1' then
     return 'down'
   elseif node.synced ~= '1' then
     return 'not in step'
@@ -178,16 +197,14 @@ local function unfit(node, pol, now)
     return 'signalling silent'
   elseif node.want ~= 'active' then
     return node.want
-  elseif not node.calls_max then
-    return 'has no limit'
-  elseif now < (node.hold or 0) then
-    return 'settling'
   end
+  return 'has no limit'
 end
 
 -- Promise 1: one more call fits under the limit, for this priority's share.
 local function has_room(node, share, now)
-  if node.live + node.reserved + 1 > max(1, floor(node.calls_max * share)) then
+  local calls = node.live + node.reserved
+  if calls > 0 and calls + 1 > node.calls_max * share then
     return false
   end
   if node.channels and node.channels_max then

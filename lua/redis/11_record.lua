@@ -6,6 +6,7 @@
 --   pbx ts ta te cause  set as the node shows the call, answers it, ends it
 
 local TEXT_MAX = 128
+local PRINTABLE = '^[\32-\126]*$'
 local RESERVED_KEEP_MS = '900000' -- Redis reads text faster than it prints a number
 
 local function call_key(call_id)
@@ -18,10 +19,19 @@ local function clean(text, length)
   if #text > length then
     text = sub(text, 1, length)
   end
-  if find(text, '^[\32-\126]*$') then
+  if find(text, PRINTABLE) then
     return text
   end
   return (string.gsub(text, '[^\32-\126]', '?'))
+end
+
+-- All of a new call's. Nearly always nothing is to be done, which one look at all of it tells.
+local function clean_call(call_id, caller, callee, priority)
+  local all = call_id .. caller .. callee .. priority
+  if #all <= TEXT_MAX and find(all, PRINTABLE) then
+    return call_id, caller, callee, priority
+  end
+  return clean(call_id, 2 * TEXT_MAX), clean(caller), clean(callee), clean(priority)
 end
 
 local function read_call(P, key)

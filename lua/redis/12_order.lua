@@ -12,7 +12,8 @@ end
 local function settle(order, at, node, load)
   local nodes, loads, size = order.nodes, order.loads, order.size
   while at > 1 do
-    local above = floor((at + 2) / 4)
+    local above = at + 2
+    above = (above - above % 4) / 4 -- as floor, without a call
     if loads[above] <= load then
       break
     end
@@ -22,8 +23,11 @@ local function settle(order, at, node, load)
   end
   while 4 * at - 2 <= size do
     local below = 4 * at - 2
-    local least = loads[below]
-    for other = below + 1, min(below + 3, size) do
+    local least, last = loads[below], below + 3
+    if last > size then
+      last = size
+    end
+    for other = below + 1, last do
       local its = loads[other]
       if its < least then
         below, least = other, its
@@ -61,7 +65,7 @@ end
 -- The least loaded node but for the first, and its load; or nil.
 local function second(order)
   local loads, at = order.loads, 2
-  for other = 3, min(5, order.size) do
+  for other = 3, order.size < 5 and order.size or 5 do
     if loads[other] < loads[at] then
       at = other
     end

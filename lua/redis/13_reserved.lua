@@ -4,21 +4,20 @@
 --   ends          placement -> ms at which it ends unconfirmed; of those that hold
 --   count         how many hold
 --   dropped       how many are out of the queue and still in Redis
+--   key           of the queue in Redis
 -- P:resv:queue:N has the same queue, for a library that takes the place of this one. A placement
 -- that was confirmed or went elsewhere stays in it till its time: its call's record tells that it
 -- holds no more.
-
-local function queue_key(P, name)
-  return P .. ':resv:queue:' .. name
-end
 
 -- The queue as Redis has it; and whether it is known: a role that may not read records takes each
 -- placement for one that holds. Libraries of 0.1 had P:resv:N, a sorted set: what is in it goes first.
 local function load_reserved(P, name)
   local pol, ends, known = policy(P), {}, true
   local all = redis_call('ZREVRANGE', P .. ':resv:' .. name, 0, -1)
-  local queue = { first = 1, last = 0, ends = ends, count = 0, dropped = -#all }
-  for _, placement in ipairs(redis_call('LRANGE', queue_key(P, name), 0, -1)) do
+  local queue = {
+    first = 1, last = 0, ends = ends, count = 0, dropped = -#all, key = P .. ':resv:queue:' .. name,
+  }
+  for _, placement in ipairs(redis_call('LRANGE', queue.key, 0, -1)) do
     all[#all + 1] = placement
   end
   for place, placement in ipairs(all) do
@@ -44,9 +43,9 @@ local function reserved_of(P, name)
   return queue
 end
 
-local function reserve(P, name, placement, ends_ms)
-  local queue = reserved_of(P, name)
-  redis_call('RPUSH', queue_key(P, name), placement)
+local function reserve(P, memory, name, placement, ends_ms)
+  local queue = memory.reserved[name] or reserved_of(P, name)
+  redis_call('RPUSH', queue.key, placement)
   local last = queue.last + 1
   queue.last, queue[last] = last, placement
   queue.ends[placement], queue.count = ends_ms, queue.count + 1
@@ -89,7 +88,7 @@ end
 local function drop_ended(P, name)
   local queue = reserved_of(P, name)
   if queue.dropped > 0 then
-    redis_call('LTRIM', queue_key(P, name), queue.dropped, -1)
+    redis_call('LTRIM', queue.key, queue.dropped, -1)
     queue.dropped = 0
   end
 end

@@ -27,7 +27,7 @@ end
 
 -- Puts a fit node in order by its load, or among the full. Needs its calls.
 local function seat_fit(memory, node, pol, now)
-  local order = order_of(memory, node.region)
+  local order = memory.orders[node.region] or order_of(memory, node.region)
   if node.live + node.reserved < node.calls_max then
     if node.full then
       unseat(memory, node)
@@ -103,14 +103,15 @@ local function adopt(P, memory, told, dry)
   if not dry then
     local server = memory.run_id .. format(' %d', memory.settles_ms)
     -- With an older users.acl some may not: they read anew each time, until the steward was here.
-    memory.server = not redis.pcall('SET', P .. ':server', server).err and server or nil
+    memory.server = not redis.pcall('SET', memory.server_key, server).err and server or nil
   end
 end
 
 -- The memory, as Redis has it. dry: for functions that write nothing; a server that has not made this
 -- data its own yet, such as a replica, then reads it anew for each.
 local function picture(P, dry)
-  local memory, told = memory_of(P), redis_call('GET', P .. ':server')
+  local memory = memory_of(P)
+  local told = redis_call('GET', memory.server_key)
   if not told or told ~= memory.server then
     adopt(P, memory, told, dry)
   elseif memory.doubt and not dry then

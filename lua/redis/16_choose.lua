@@ -71,9 +71,10 @@ local function best_of(P, order, pol, now, share, tried)
   if not node then
     return nil
   end
-  local steady = not settles and ramp_share(node, pol, now) >= 1
-  if steady and can_take(P, node, share, tried, now) then
-    node.load = load_of(node, pol, now)
+  -- Most often the first is the best, and in its place by the load that it has.
+  if not settles and now - node.since >= pol.ramp_ms and not tried[node.name]
+    and has_room(node, share, now) then
+    node.load = node.rate_max and load_of(node, pol, now) or order.loads[1]
     return node, second(order)
   end
   local found, after, after_load = candidates(P, order, pol, now, share, tried)
@@ -96,16 +97,14 @@ local WORDED_MAX = 10000
 local integers, hundredths = {}, {}
 
 local function worded(number)
-  local text = integers[number]
-  if not text then
-    text = format('%d', number)
-    integers[number] = number <= WORDED_MAX and text or nil
-  end
+  local text = format('%d', number)
+  integers[number] = number <= WORDED_MAX and text or nil
   return text
 end
 
 local function worded_load(load)
-  local number = floor(load * 100 + 0.5)
+  local number = load * 100 + 0.5
+  number = number - number % 1
   local text = hundredths[number]
   if not text then
     text = format('%.2f', load)
@@ -117,10 +116,10 @@ end
 -- The node for a call, with the reason in words; or nil and why there is none, and whether the
 -- picture knows of none at all. The last value: the node is of a region that is not the first.
 local function choose(P, memory, pol, now, regions, share, tried)
-  local pick, after, after_load, ramps, spilled
+  local orders, pick, after, after_load, ramps, spilled = memory.orders, nil, nil, nil, nil, nil
   for i = 1, #regions do
     local best, next_best, next_load, ramping =
-      best_of(P, order_of(memory, regions[i]), pol, now, share, tried)
+      best_of(P, orders[regions[i]] or order_of(memory, regions[i]), pol, now, share, tried)
     if best and (not pick or best.load < pick.load) then
       pick, after, after_load, ramps, spilled = best, next_best, next_load, ramping, i > 1
     end
@@ -140,7 +139,9 @@ local function choose(P, memory, pol, now, regions, share, tried)
     return nil, 'no node of ' .. where .. ' is fit', next(tried) == nil
   end
   local why = 'least load ' .. worded_load(pick.load) .. ' in ' .. pick.region .. ', calls '
-    .. worded(pick.live) .. '+' .. worded(pick.reserved) .. ' of ' .. worded(pick.calls_max)
+    .. (integers[pick.live] or worded(pick.live)) .. '+'
+    .. (integers[pick.reserved] or worded(pick.reserved)) .. ' of '
+    .. (integers[pick.calls_max] or worded(pick.calls_max))
     .. (after and '; next ' .. after.name .. ' ' .. worded_load(after_load) or '')
   if spilled or ramps then
     why = (spilled and 'spilled from ' .. regions[1] .. ': ' or '') .. why
@@ -153,9 +154,6 @@ end
 -- in words; or nil and why it cannot be called there; or nothing for a number that is no phone
 -- registered anywhere. P:at:PHONE is written by 50_phones.lua.
 local function home(P, memory, pol, now, callee, share, tried)
-  if not next(memory.phones) then
-    return nil
-  end
   local why
   local at = redis_call('ZREVRANGE', P .. ':at:' .. callee, 0, CANDIDATES - 1, 'WITHSCORES')
   for i = 1, #at, 2 do

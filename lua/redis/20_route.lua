@@ -7,7 +7,7 @@ local NONE = {}
 
 -- The number plan's entry with the longest prefix of `callee`, or an empty one.
 local function planned(pol, callee)
-  local digits = pol.longest > 0 and match(callee, '^%+?%d+') or ''
+  local digits = match(callee, '^%+?%d+') or ''
   for length = min(#digits, pol.longest), 1, -1 do
     local entry = pol.numbers[sub(digits, 1, length)]
     if entry then
@@ -23,9 +23,9 @@ local function answer(name, address, placement, service, why)
 end
 
 -- blind: the picture is empty, late or settling, so it knows no better than the caller's own list.
-local function reject(P, pol, reason, kind, dry, blind, cause)
+local function reject(memory, pol, reason, kind, dry, blind, cause)
   if not dry then
-    count_stat(P, 'reject:' .. kind)
+    count_stat(memory, 'reject:' .. kind)
   end
   cause = cause or pol and pol.reject_cause or 503
   local after = pol and pol.retry_after_s or 4
@@ -35,7 +35,7 @@ end
 
 -- The answer given before, while it still stands; after that the call is placed anew.
 local function standing(P, memory, call, now)
-  if not call or call.s == 'ended' then
+  if call.s == 'ended' then
     return nil
   end
   local holds = call.s == 'live' or is_reserved(P, call.n, call.p, now)
@@ -44,22 +44,23 @@ local function standing(P, memory, call, now)
 end
 
 -- What keeps a call from being placed before it is looked at, or nil.
-local function refused(P, pol, memory, call_id, region, now, dry)
+local function refused(pol, memory, call_id, region, now, dry)
   if not call_id or call_id == '' then
-    return reject(P, nil, 'the call has no id', 'malformed', dry)
+    return reject(memory, nil, 'the call has no id', 'malformed', dry)
   elseif not pol then
-    return reject(P, nil, 'the fleet is not known yet', 'unknown fleet', dry, true)
+    return reject(memory, nil, 'the fleet is not known yet', 'unknown fleet', dry, true)
   elseif not pol.regions[region] then
-    return reject(P, pol, 'there is no such region', 'unknown region', dry)
+    return reject(memory, pol, 'there is no such region', 'unknown region', dry)
   elseif now < memory.settles_ms then
-    return reject(P, pol, 'Redis took over from another server and settles', 'settling', dry, true)
+    return reject(
+      memory, pol, 'Redis took over from another server and settles', 'settling', dry, true)
   end
 end
 
 -- The node for a call, the reason and whether it is a spill; or nil, and what reject wants to know.
 local function decide(P, memory, pol, now, region, callee, priority, entry, tried)
   local share = pol.admit[priority] or pol.admit.normal
-  if (entry.service or 'phone') == 'phone' and callee ~= '' then
+  if any(memory.phones) and (entry.service or 'phone') == 'phone' and callee ~= '' then
     local node, why = home(P, memory, pol, now, callee, share, tried)
     if node or why then
       return node, why, false, 'phone', false, SIP_UNAVAILABLE
@@ -71,9 +72,6 @@ local function decide(P, memory, pol, now, region, callee, priority, entry, trie
 end
 
 local function next_placement(key, before)
-  if not before then
-    return key .. '-1'
-  end
   return key .. '-' .. (tonumber(match(before.p, '%-(%d+)$') or 0) % 999 + 1)
 end
 
@@ -113,8 +111,8 @@ local function route(P, args, dry)
     asked_priority = ''
   end
   local now, memory = now_ms(), picture(P, dry)
-  local pol = policy(P)
-  local refusal = refused(P, pol, memory, call_id, region, now, dry)
+  local pol = memory.policy or policy(P)
+  local refusal = refused(pol, memory, call_id, region, now, dry)
   if refusal then
     return refusal
   end
@@ -126,34 +124,36 @@ local function route(P, args, dry)
     if refusing then
       tried, names = refusing, names_of(refusing)
       if #names >= TRIES_MAX then
-        return reject(P, pol, 'refused by ' .. #names .. ' nodes', 'tries', dry)
+        return reject(memory, pol, 'refused by ' .. #names .. ' nodes', 'tries', dry)
       end
     else
-      local same = standing(P, memory, before, now)
+      local same = before and standing(P, memory, before, now)
       if same then
         return same
       end
     end
   end
 
-  local entry = planned(pol, callee)
-  local priority = asked_priority ~= '' and clean(asked_priority) or entry.priority or 'normal'
+  local entry = pol.longest > 0 and planned(pol, callee) or NONE
+  local priority = asked_priority ~= '' and asked_priority or entry.priority or 'normal'
   local node, why, spilled, kind, blind, cause = decide(
     P, memory, pol, now, region, callee, priority, entry, tried)
   if not node then
-    return not before and standing(P, memory, read_call(P, key), now)
-      or reject(P, pol, why, kind, dry, blind, cause)
+    local call = not before and read_call(P, key)
+    return call and standing(P, memory, call, now)
+      or reject(memory, pol, why, kind, dry, blind, cause)
   end
-  local placement, service = next_placement(key, before), entry.service or ''
+  local placement = before and next_placement(key, before) or key .. '-1'
+  local service = entry.service or ''
   if dry then
     return answer(node.name, node.address, placement, service, why)
   end
+  local id, from, to, asked = clean_call(call_id, caller, callee, priority)
   local record = new_record(
-    clean(call_id, 2 * TEXT_MAX), node.name, placement, region, clean(caller), clean(callee), priority,
-    service, now, why)
+    id, node.name, placement, region, from, to, asked, service, now, why)
   if not before then
     before = add_call(P, key, record)
-    local same = standing(P, memory, before, now)
+    local same = before and standing(P, memory, before, now)
     if same then
       return same
     end
@@ -164,11 +164,11 @@ local function route(P, args, dry)
     call.p, call.x = placement, names
     write_call(P, key, call, RESERVED_KEEP_MS)
   end
-  reserve(P, node.name, placement, now + pol.reservation_ms)
+  reserve(P, memory, node.name, placement, now + pol.reservation_ms)
   node.reserved = node.reserved + 1
   bump_rate(node, now)
   seat_fit(memory, node, pol, now)
-  count_stat(P, (spilled and 'spill:' or 'place:') .. node.region)
+  count_stat(memory, spilled and node.spill_stat or node.place_stat)
   return answer(node.name, node.address, placement, service, why)
 end
 

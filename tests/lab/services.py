@@ -31,6 +31,7 @@ class Redis(Node):
             "save": "",
             "appendonly": "no",
             "protected-mode": "no",  # bound to loopback
+            "busy-reply-threshold": "0",  # as pbxctl's own
         } | dict(options)
 
     def command(self) -> list[str]:
