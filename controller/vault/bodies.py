@@ -63,13 +63,17 @@ class Part:
 
 @dataclass
 class Growing:
-    """A recording without its body yet. parts: by their first chunk, none overlaps another."""
+    """A recording without its body yet. parts: by their first chunk, none overlaps another.
+
+    written: this process has put a part of it.
+    """
 
     opening: Opening
     header: Header
     parts: list[Part] = field(default_factory=list)
     end: End | None = None
     heard_s: float = 0.0
+    written: bool = False
 
     @property
     def next(self) -> int:
@@ -124,9 +128,9 @@ class Bodies:
     def all_growing(self) -> list[str]:
         return self.store.folders("open")
 
-    def put_part(self, recording: str, first: int, data: bytes) -> Part:
-        """Raises AlreadyStored when a part begins there."""
-        self.store.put(_part_key(recording, first), data)
+    def put_part(self, recording: str, first: int, data: bytes, *, beside: bool) -> Part:
+        """Raises AlreadyStored when a part begins there. beside: as Store.put has it."""
+        self.store.put(_part_key(recording, first), data, beside=beside)
         return Part(first, -(-len(data) // SEALED), len(data))
 
     def part_bytes(self, recording: str, part: Part) -> bytes:

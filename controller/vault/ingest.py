@@ -228,11 +228,11 @@ class Ingest:
 
     def _store(self, recording: str, growing: Growing, first: int, data: bytes) -> None:
         try:
-            part = self._bodies.put_part(recording, first, data)
+            part = self._bodies.put_part(recording, first, data, beside=growing.written)
         except AlreadyStored as error:
             # Another vault on this store was quicker; the agent asks again and we look again.
             raise StoreUnreachable(f"{recording} is being written by another vault") from error
-        growing.parts = sorted([*growing.parts, part])
+        growing.parts, growing.written = sorted([*growing.parts, part]), True
         growing.heard_s = time.time()
         TAKEN.inc(len(data))
 

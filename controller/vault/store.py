@@ -1,8 +1,11 @@
 """The objects of a vault: sealed bytes in a folder or in S3, by obstore.
 
 An object is written once and never changed. `put` answers when the object is durable and was read
-back: for a folder that is write under another name, fsync, rename, fsync of the folder, and a read
-that the page cache cannot answer; for S3 a conditional PUT and a GET. Everything here blocks.
+back: for a folder that is write under another name, fsync, a read that the page cache cannot
+answer, rename, fsync of the folder; for S3 a conditional PUT and a GET. Everything here blocks.
+
+In a folder `put` does that itself, not by obstore, which has four calls for it: with many threads
+each call waits for Python's lock, and a segment of 16 KiB is little beside that.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from controller.errors import StoreUnreachable
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
+_OTHER_BYTES = "what it gives back is not what it was given"
 _STAGED = ".staged"
 _STAGED_LIVES_S = 3600.0
 _PIECE_BYTES = 4 << 20
@@ -56,15 +60,19 @@ class Store:
         self._folder = folder
         self.where = where
 
-    def put(self, key: str, data: bytes) -> None:
-        """Stores a new object and reads it back. Raises AlreadyStored."""
+    def put(self, key: str, data: bytes, *, beside: bool = False) -> None:
+        """Stores a new object and reads it back. Raises AlreadyStored.
+
+        beside: this process has put another one into the same folder, whose own name is therefore
+        durable.
+        """
         with self._translated(f"{key} cannot be stored"):
             if self._folder is None:
                 self._objects.put(key, data, mode="create", use_multipart=False)
+                self._check(key, hashlib.sha256(data).hexdigest())
             else:
-                with self._staged(self._folder, key, again=False) as staged:
-                    self._objects.put(staged, data, use_multipart=False)
-            self._check(key, hashlib.sha256(data).hexdigest())
+                made_folder = _create(self._folder / key, data)
+                self._sync_name(key, beside=beside and not made_folder)
 
     def put_long(self, key: str, pieces: Iterable[bytes]) -> str:
         """The same for what is larger than memory; its SHA-256. What has the key is replaced."""
@@ -72,8 +80,9 @@ class Store:
             if self._folder is None:
                 sha256 = self._write(key, pieces)
             else:
-                with self._staged(self._folder, key, again=True) as staged:
+                with self._staged(self._folder, key) as staged:
                     sha256 = self._write(staged, pieces)
+                self._sync_name(key)
             self._check(key, sha256)
         return sha256
 
@@ -88,32 +97,38 @@ class Store:
         return digest.hexdigest()
 
     @contextlib.contextmanager
-    def _staged(self, folder: Path, key: str, *, again: bool) -> Iterator[str]:
+    def _staged(self, folder: Path, key: str) -> Iterator[str]:
         """A name to write to; what has it at the end is synced and gets the name `key`.
 
         Only a synced file gets its name: after a power cut no name stands for half an object.
         """
-        staged = f"{key}{_STAGED}-{secrets.token_hex(8)}"
+        staged = _staged_name(key)
         try:
             yield staged
             _sync_file(folder / staged)
-            self._objects.rename(staged, key, overwrite=again)
+            self._objects.rename(staged, key, overwrite=True)
         except BaseException:
             with contextlib.suppress(Exception):  # the disk may refuse that too; a start clears it
                 self._objects.delete(staged)
             raise
-        for parent in PurePosixPath(key).parents:
-            _sync_folder(folder / parent)
+
+    def _sync_name(self, key: str, *, beside: bool = False) -> None:
+        """A power cut takes neither the object's name away nor its folders'."""
+        assert self._folder is not None  # noqa: S101 - the caller has looked
+        parents = PurePosixPath(key).parents
+        for parent in parents[:1] if beside else parents:
+            _sync_folder(self._folder / parent)
 
     def _check(self, key: str, sha256: str) -> None:
         if self.digest(key) != sha256:
-            raise OSError("what it gives back is not what it was given")
+            raise OSError(_OTHER_BYTES)
 
     def digest(self, key: str) -> str:
         """SHA-256 of the object as the store gives it now."""
-        size = self.size(key)
         if self._folder is not None:
-            _forget_cached(self._folder / key)
+            with self._translated(f"{key} cannot be read"):
+                return _digest_on_disk(self._folder / key)
+        size = self.size(key)
         digest = hashlib.sha256()
         for at in range(0, size, _PIECE_BYTES):
             digest.update(self.read(key, at, min(_PIECE_BYTES, size - at)))
@@ -174,7 +189,7 @@ class Store:
     def _translated(self, what: str) -> Iterator[None]:
         try:
             yield
-        except AlreadyExistsError as error:
+        except (AlreadyExistsError, FileExistsError) as error:
             raise AlreadyStored(what) from error
         except FileNotFoundError:
             raise
@@ -233,6 +248,39 @@ def _words(error: _Described) -> str:
     return strerror or str(error).strip().split("\n", 1)[0][:300]
 
 
+def _staged_name(key: str) -> str:
+    return f"{key}{_STAGED}-{secrets.token_hex(8)}"
+
+
+def _create(path: Path, data: bytes) -> bool:
+    """As `Store._staged`, and read back. Whether it made the folder for it.
+
+    Raises FileExistsError where the name is taken.
+    """
+    staged = path.with_name(_staged_name(path.name))
+    flags, made_folder = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, False
+    try:
+        handle = os.open(staged, flags, 0o600)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, made_folder = os.open(staged, flags, 0o600), True
+    try:
+        written = 0
+        while written < len(data):  # a full disk takes a part
+            written += os.pwrite(handle, memoryview(data)[written:], written)
+        os.fsync(handle)
+        # The cache would only tell us what we wrote.
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        if os.pread(handle, len(data) + 1, 0) != data:
+            raise OSError(_OTHER_BYTES)
+        os.link(staged, path)  # rename would take the name from another
+    finally:
+        os.close(handle)
+        with contextlib.suppress(OSError):  # the disk may refuse that too; a start clears it
+            staged.unlink()
+    return made_folder
+
+
 def _sync_file(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -246,10 +294,8 @@ def _sync_folder(path: Path) -> None:
         sync_folder(path)
 
 
-def _forget_cached(path: Path) -> None:
-    """Has the next read come from the disk: the cache would only tell us what we wrote."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(handle)
+def _digest_on_disk(path: Path) -> str:
+    """Without what the cache has of it."""
+    with path.open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return hashlib.file_digest(file, "sha256").hexdigest()

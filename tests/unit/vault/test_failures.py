@@ -132,17 +132,55 @@ class LosingStore(LocalStore):
         return bytes([data[0] ^ 1]) + data[1:] if self.lies in path and self.lies else data
 
 
-def test_a_store_that_gives_other_bytes_back_is_not_believed(tmp_path: Path) -> None:
-    objects = LosingStore(tmp_path)
-    ingest = Ingest(Bodies(Store(objects, "liar", tmp_path)), Intake(tmp_path / "i"), LIMITS)
+@pytest.mark.parametrize("what", ["disk", "server"])
+def test_a_store_that_gives_other_bytes_back_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    folder = tmp_path if what == "disk" else None
+    ingest = Ingest(
+        Bodies(Store(LosingStore(tmp_path), "liar", folder)), Intake(tmp_path / "i"), LIMITS
+    )
     made = Recording(plain(2.5))
     ingest.take("n1", [made.begin()])
-    LosingStore.lies = "part-"
-    try:
+    with monkeypatch.context() as lie:
+        lie.setattr(LosingStore, "lies", "part-")
+        lie.setattr(os, "pread", lambda _handle, size, _at: bytes(size - 1))
         with pytest.raises(StoreUnreachable, match="not what it was given"):
             ingest.take("n1", [made.some(0, 2)])
-    finally:
-        LosingStore.lies = ""
+    parts = [path.name for path in tmp_path.rglob("part-*")]
+    assert parts == ([] if folder else ["part-00000000"])
+    ingest.close()
+
+
+def test_the_name_of_each_object_is_synced_and_that_of_its_folder_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "store"
+    root.mkdir()
+    ingest = Ingest(Bodies(Store(LocalStore(root), "here", root)), Intake(tmp_path / "i"), LIMITS)
+    made = Recording(plain(4.5))
+    synced: list[str] = []
+    real = os.fsync
+
+    def watched(handle: int) -> None:
+        path = Path(f"/proc/self/fd/{handle}").readlink()
+        if path.is_relative_to(root):
+            synced.append(str(path.relative_to(root)).split(".staged")[0])
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    here = f"open/{made.id}"
+    ingest.take("n1", [made.begin()])
+    assert synced == [f"{here}/begin", here, "open", "."]
+    for first, folders in ((0, [here, "open", "."]), (2, [here])):
+        synced.clear()
+        ingest.take("n1", [made.some(first, 2)])
+        assert synced == [f"{here}/part-{first:08d}", *folders]
+    # Another vault of this store has given it up meanwhile.
+    shutil.rmtree(root / here)
+    synced.clear()
+    ingest.take("n1", [made.some(4, 2)])
+    assert synced == [f"{here}/part-00000004", here, "open", "."]
     ingest.close()
 
 
