@@ -135,6 +135,7 @@ end
 -- As it stands in Redis, without its calls; besides what each call would work out anew:
 --   sound    no field keeps calls away: only silence and its hold can
 --   fullest  of the signals that its beats tell, 0 to 1 and beyond
+--   told     name and address as a placement's answer has them
 local function read_node(P, name)
   local values = redis_call('HMGET', P .. ':node:' .. name, unpack(FIELDS))
   local node = { name = name, rate = rate_of(P, name), seen = 0, since = 0, hold = 0 }
@@ -154,6 +155,7 @@ local function read_node(P, name)
     node.fullest = max(node.fullest, node.channels / node.channels_max)
   end
   node.place_stat, node.spill_stat = 'place:' .. node.region, 'spill:' .. node.region
+  node.told = 'place|' .. name .. '|' .. (node.address or '') .. '|'
   return node
 end
 

@@ -64,16 +64,21 @@ local function candidates(P, order, pol, now, share, tried)
   return found, after, after_load
 end
 
+-- Fit, and not ramping up: what most nodes are.
+local function steady(node, pol, now)
+  return node.sound and now - node.seen <= pol.silent_ms and now >= node.hold
+    and now - node.since >= pol.ramp_ms
+end
+
 -- The region's best, and the one that the reason compares it with: the next in order, or the one
 -- that would have the call were nobody ramping up, which is then said by the last value.
 local function best_of(P, order, pol, now, share, tried)
-  local node, settles = first_fit(order, pol, now)
+  local node = order.nodes[1]
   if not node then
     return nil
   end
   -- Most often the first is the best, and in its place by the load that it has.
-  if not settles and now - node.since >= pol.ramp_ms and not tried[node.name]
-    and has_room(node, share, now) then
+  if steady(node, pol, now) and not tried[node.name] and has_room(node, share, now) then
     node.load = node.rate_max and load_of(node, pol, now) or order.loads[1]
     return node, second(order)
   end

@@ -18,8 +18,8 @@ local function planned(pol, callee)
 end
 
 -- Of its parts only the last, the reason, can have a bar in it.
-local function answer(name, address, placement, service, why)
-  return 'place|' .. name .. '|' .. address .. '|' .. placement .. '|||' .. service .. '|' .. why
+local function answer(node, placement, service, why)
+  return node.told .. placement .. '|||' .. service .. '|' .. why
 end
 
 -- blind: the picture is empty, late or settling, so it knows no better than the caller's own list.
@@ -40,7 +40,7 @@ local function standing(P, memory, call, now)
   end
   local holds = call.s == 'live' or is_reserved(P, call.n, call.p, now)
   local node = holds and memory.nodes[call.n]
-  return node and answer(call.n, node.address, call.p, call.svc or '', call.why)
+  return node and answer(node, call.p, call.svc or '', call.why)
 end
 
 -- What keeps a call from being placed before it is looked at, or nil.
@@ -146,7 +146,7 @@ local function route(P, args, dry)
   local placement = before and next_placement(key, before) or key .. '-1'
   local service = entry.service or ''
   if dry then
-    return answer(node.name, node.address, placement, service, why)
+    return answer(node, placement, service, why)
   end
   local id, from, to, asked = clean_call(call_id, caller, callee, priority)
   local record = new_record(
@@ -169,7 +169,7 @@ local function route(P, args, dry)
   bump_rate(node, now)
   seat_fit(memory, node, pol, now)
   count_stat(memory, spilled and node.spill_stat or node.place_stat)
-  return answer(node.name, node.address, placement, service, why)
+  return answer(node, placement, service, why)
 end
 
 -- place: KEYS P; ARGV call_id region caller callee priority failed_placement. priority "" or "-"
