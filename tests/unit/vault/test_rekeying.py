@@ -166,8 +166,12 @@ def test_killed_at_random_moments(place: Path, key_file: str, kills: int, within
     before = held(old)
     seed = random.randrange(1 << 32)
     chance = random.Random(seed)
-    found = set()
-    for _ in range(kills):
+    found: set[str] = set()
+    tries = 0
+    while tries < kills or (len(found) < 2 and tries < 3 * kills):
+        tries += 1
+        if tries > kills:
+            within_s *= 1.25  # the machine is slow, or it was chance
         process = subprocess.Popen(
             [sys.executable, "-c", _REKEY, old.source, new.source],
             stdout=subprocess.PIPE,
