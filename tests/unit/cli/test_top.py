@@ -256,8 +256,9 @@ def test_the_terminal_is_restored_by_signals(stand: Stand, number: signal.Signal
     with terminal(stand) as t:
         t.until("3 nodes")
         t.process.send_signal(number)
-        t.process.wait(5)
+        # Read first: a program waits for its terminal to take what it wrote.
         t.until("\x1b\\[\\?25h.*\x1b\\[\\?1049l")  # cursor shown, the screen of before
+        t.process.wait(5)
         assert t.restored()
 
 
