@@ -86,7 +86,7 @@ class Recording:
         size = self.files.audio.size()
         if size > self._bytes:
             self._bytes, self._grew_s, self._opened = size, now_s, True
-            handed_out = self.next + min(size // CHUNK - self.next, READ_CHUNKS)
+            handed_out = min(size // CHUNK, self.next + READ_CHUNKS)
             missing = (handed_out + 1) * CHUNK - size
             self.due_s = now_s + missing / self._bytes_per_s - EARLY_S
             return size

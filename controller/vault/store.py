@@ -72,7 +72,7 @@ class Store:
                 self._check(key, hashlib.sha256(data).hexdigest())
             else:
                 made_folder = _create(self._folder / key, data)
-                self._sync_name(key, beside=beside and not made_folder)
+                _sync_name(self._folder, key, beside=beside and not made_folder)
 
     def put_long(self, key: str, pieces: Iterable[bytes]) -> str:
         """The same for what is larger than memory; its SHA-256. What has the key is replaced."""
@@ -82,7 +82,7 @@ class Store:
             else:
                 with self._staged(self._folder, key) as staged:
                     sha256 = self._write(staged, pieces)
-                self._sync_name(key)
+                _sync_name(self._folder, key)
             self._check(key, sha256)
         return sha256
 
@@ -111,13 +111,6 @@ class Store:
             with contextlib.suppress(Exception):  # the disk may refuse that too; a start clears it
                 self._objects.delete(staged)
             raise
-
-    def _sync_name(self, key: str, *, beside: bool = False) -> None:
-        """A power cut takes neither the object's name away nor its folders'."""
-        assert self._folder is not None  # noqa: S101 - the caller has looked
-        parents = PurePosixPath(key).parents
-        for parent in parents[:1] if beside else parents:
-            _sync_folder(self._folder / parent)
 
     def _check(self, key: str, sha256: str) -> None:
         if self.digest(key) != sha256:
@@ -287,6 +280,13 @@ def _sync_file(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _sync_name(folder: Path, key: str, *, beside: bool = False) -> None:
+    """A power cut takes neither the object's name away nor its folders'."""
+    parents = PurePosixPath(key).parents
+    for parent in parents[:1] if beside else parents:
+        _sync_folder(folder / parent)
 
 
 def _sync_folder(path: Path) -> None:
