@@ -57,6 +57,18 @@ def judge_persistence(settings: Mapping[str, str]) -> Finding:
     )
 
 
+def judge_replicas(settings: Mapping[str, str]) -> Finding:
+    """Of a primary among Sentinels. One that froze and thaws would go on placing beside the new."""
+    if settings.get("min-replicas-to-write", "0") != "0":
+        return ok("redis", "replicas", "a primary without replicas takes no words")
+    return fail(
+        "redis",
+        "replicas",
+        "a primary that froze goes on placing beside the one that took over",
+        "CONFIG SET min-replicas-to-write 1 and min-replicas-max-lag 2, on each server",
+    )
+
+
 def judge_exposure(settings: Mapping[str, str], has_password: bool) -> Finding:
     """Who reaches Redis places calls and commands PBXs."""
     binds = settings.get("bind", "").replace("-", "").split()
@@ -203,14 +215,17 @@ async def _settings(client: redis.Redis, config: Config) -> list[Finding]:
     info: dict[str, Any] = await client.info("server")
     found = [judge_version(str(info["redis_version"]))]
     names = ("maxmemory", "maxmemory-policy", "appendonly", "save", "bind", "port", "tls-port")
+    more = ("min-replicas-to-write", "requirepass")
     try:
-        raw: dict[Any, Any] = await client.config_get(*names, "requirepass")
+        raw: dict[Any, Any] = await client.config_get(*names, *more)
     except ResponseError:
         fix = "check by hand: noeviction, appendonly, bind, requirepass"
         return [*found, warn("redis", "settings", "CONFIG GET is not allowed to us", fix)]
     settings = {_text(key): _text(value) for key, value in raw.items()}
     ours = config.redis
     has_password = bool(settings.pop("requirepass", "") or ours.password_file or ours.users)
+    if ours.sentinels:
+        found.append(judge_replicas(settings))
     return [
         *found,
         judge_memory(settings),

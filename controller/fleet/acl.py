@@ -92,7 +92,7 @@ RIGHTS = {
         functions=("place", "route"),
         reads=(*_PICTURE, "at"),
         writes=_PLACING,
-        more=("role",),  # its proxy looks for the primary
+        more=("role",),  # a proxy that was rendered by 0.1 looks for the primary so
     ),
     "doctor": Rights(
         functions=("nodes", "phone_counts"),

@@ -27,7 +27,11 @@ def redis_files(config: Config, folder: Path) -> dict[str, File]:
     files = {"users.acl": File(acl_file(config.fleet, passwords), 0o600)}
     url = urlsplit(config.redis.url or "")
     if url.scheme == "rediss":
-        values = {"folder": folder, "port": url.port or 6379}
+        values = {
+            "folder": folder,
+            "port": url.port or 6379,
+            "replicas": bool(config.redis.sentinels),
+        }
         files["pbxctl-redis.conf"] = File(fill("redis/pbxctl-redis.conf.j2", values))
         store = open_store(config)
         for file, path in {

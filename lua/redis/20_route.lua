@@ -44,10 +44,8 @@ local function standing(P, memory, call, now)
 end
 
 -- What keeps a call from being placed before it is looked at, or nil.
-local function refused(pol, memory, call_id, region, now, dry)
-  if not call_id or call_id == '' then
-    return reject(memory, nil, 'the call has no id', 'malformed', dry)
-  elseif not pol then
+local function refused(pol, memory, region, now, dry)
+  if not pol then
     return reject(memory, nil, 'the fleet is not known yet', 'unknown fleet', dry, true)
   elseif not pol.regions[region] then
     return reject(memory, pol, 'there is no such region', 'unknown region', dry)
@@ -110,9 +108,13 @@ local function route(P, args, dry)
   if asked_priority == '-' then
     asked_priority = ''
   end
+  if not call_id or call_id == '' then
+    -- An edge's proxy asks without one, to see who is the primary: that is no call to be counted.
+    return reject(memory_of(P), nil, 'the call has no id', 'malformed', dry or not call_id)
+  end
   local now, memory = now_ms(), picture(P, dry)
   local pol = memory.policy or policy(P)
-  local refusal = refused(pol, memory, call_id, region, now, dry)
+  local refusal = refused(pol, memory, region, now, dry)
   if refusal then
     return refusal
   end

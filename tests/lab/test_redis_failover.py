@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from controller.config import split_address
 from controller.errors import FleetUnreachable
 from controller.model import NodeState, Placed
 from tests.lab.asterisk import Asterisk
@@ -19,6 +20,7 @@ from tests.lab.freeswitch import FreeSwitch
 from tests.lab.lab import Lab
 from tests.lab.rendered import put_rendered, start_kamailio, start_proxy
 from tests.lab.sentinels import Sentinels
+from tests.lab.services import Redis, ask_redis
 from tests.lab.until import until
 
 pytestmark = [pytest.mark.lab, pytest.mark.alone]
@@ -37,6 +39,23 @@ def places(fleet: LabFleet, call_id: str) -> bool:
 
 def placed_by_redis(fleet: LabFleet) -> int:
     return fleet.ask(lambda door: door.stats()).get("place:east", 0)
+
+
+def asked_till_told(old: Redis, proxy: str) -> set[str]:
+    """Run ids of the servers to which the proxy leads while `old` takes itself for the primary."""
+    address, port = split_address(proxy)
+    asked = set()
+
+    def told() -> bool:
+        asked.add(run_id(ask_redis(address, port, "INFO server")))
+        return "slave" in old.ask("ROLE")
+
+    until(told, 20, "the Sentinels told it that another is primary")
+    return asked
+
+
+def run_id(info: str) -> str:
+    return info.split("run_id:")[1].split()[0]
 
 
 @pytest.mark.parametrize("how", ["kill", "freeze"])
@@ -92,6 +111,9 @@ def test_another_redis_takes_over_under_load(how: str) -> None:
                 placed_s = time.monotonic() - began_s
                 if how == "freeze":
                     old.thaw()
+                    asked = asked_till_told(old, fleet.config.edges["k"].redis)
+                    itself = run_id(old.ask("INFO server"))
+                    assert itself not in asked, "the edge's proxy went back to the old primary"
                 result = load.result(60)
                 stayed = up.result(60)
 
@@ -107,12 +129,7 @@ def test_another_redis_takes_over_under_load(how: str) -> None:
             assert max(count.most.values()) <= CALLS_MAX
             fleet.until_state("a", NodeState.ACTIVE)
             fleet.until_state("b", NodeState.ACTIVE)
-
-            def edge_asks() -> bool:
-                before = placed_by_redis(fleet)
-                assert lab.call(fleet.config.edges["k"].sip, "9500").answered
-                return placed_by_redis(fleet) == before + 1
-
-            # Seen once after a thaw: the edge was on its own list for one more call; cause unknown.
-            until(edge_asks, 10, "the edge asks the new primary")
+            before = placed_by_redis(fleet)
+            assert lab.call(fleet.config.edges["k"].sip, "9500").answered
+            assert placed_by_redis(fleet) == before + 1, "the edge does not ask the new primary"
             until(lambda: fleet.view("a").calls + fleet.view("b").calls == 0, 10, "exact again")

@@ -39,6 +39,8 @@ A, F = Kind.ASTERISK, Kind.FREESWITCH
         (picture.judge_persistence({"appendonly": "yes", "save": ""}), Level.OK),
         (picture.judge_persistence({"appendonly": "no", "save": "3600 1"}), Level.OK),
         (picture.judge_persistence({"appendonly": "no", "save": ""}), Level.WARN),
+        (picture.judge_replicas({"min-replicas-to-write": "1"}), Level.OK),
+        (picture.judge_replicas({"min-replicas-to-write": "0"}), Level.FAIL),
         (picture.judge_exposure({"port": "0"}, False), Level.OK),
         (picture.judge_exposure({"port": "6379", "bind": "127.0.0.1 -::1"}, False), Level.OK),
         (picture.judge_exposure({"port": "6379", "bind": "* -::*"}, False), Level.FAIL),
