@@ -55,7 +55,7 @@ class Window:
 class Drivers:
     """The nodes' drivers, simulated, in a thread of their own."""
 
-    def __init__(self, url: str, fleet: str, nodes: dict[str, str], calls_max: int) -> None:
+    def __init__(self, url: str, fleet: str, nodes: dict[str, Uas], calls_max: int) -> None:
         self._made = (url, fleet, nodes, calls_max)
         self._ready = threading.Event()
         self._over = threading.Event()
@@ -82,8 +82,9 @@ class Drivers:
             self._error = error
 
     async def _run(self) -> None:
-        url, fleet, names, calls_max = self._made
+        url, fleet, uas, calls_max = self._made
         client = redis.Redis.from_url(url)
+        names = {name: each.sip for name, each in uas.items()}
         nodes = SimulatedNodes(client, fleet, names, calls_max=calls_max)
         await nodes.join()
         self._ready.set()
@@ -94,26 +95,40 @@ class Drivers:
             if now - beaten >= BEAT_S:
                 await nodes.beat()
                 beaten = now
+            shown = {name: each.shown() for name, each in uas.items()}
             if self.telling.is_set():
-                talking.append((now, await nodes.confirm()))
+                await nodes.confirm(shown)
+                talking.append((now, shown))
             while talking and now - talking[0][0] >= HOLD_S:
                 await nodes.end(talking.pop(0)[1])
             await asyncio.sleep(EVENTS_S)
         await client.aclose()
 
 
-def _uas(lab: Lab, name: str) -> tuple[Program, str]:
-    """A SIPp node and where it listens."""
+class Uas:
+    """A SIPp node. sip: where it listens."""
+
+    def __init__(self, lab: Lab, name: str) -> None:
+        log = lab.run.folder / f"{name}.placements"
+        self.sip = _start_uas(lab, name, log)
+        self._log = log.open("rb")
+
+    def shown(self) -> list[str]:
+        """Placements of the calls that came since it was last asked; of those that had one."""
+        return [line.decode() for line in self._log.read().split() if line]
+
+
+def _start_uas(lab: Lab, name: str, log: Path) -> str:
     scenario = lab.run.folder / "uas.xml"
     if not scenario.exists():
         scenario.write_bytes((Path(__file__).parent / "uas.xml").read_bytes())
     address = lab.address()
     argv = ["chroot", str(lab.run.root), "sipp", "-sf", str(lab.run.inside(scenario))]
     argv += ["-i", address, "-p", "5060", "-nostdin", "-aa", "-nd"]
+    argv += ["-trace_logs", "-log_file", str(lab.run.inside(log))]
     started = time.monotonic()
-    return lab.program(
-        name, argv, ready=lambda: time.monotonic() - started > 0.5
-    ), f"{address}:5060"
+    lab.program(name, argv, ready=lambda: time.monotonic() - started > 0.5 and log.exists())
+    return f"{address}:5060"
 
 
 def _config(lab: Lab, server: Redis, nodes: dict[str, str]) -> Config:
@@ -157,10 +172,11 @@ def run(*, quick: bool) -> Report:
     rounds = 1 if quick else 5
     seen: dict[str, list[Window]] = defaultdict(list)
     with Lab() as lab:
-        nodes = {f"n{i}": _uas(lab, f"uas{i}")[1] for i in range(NODES)}
+        uas = {f"n{i}": Uas(lab, f"uas{i}") for i in range(NODES)}
+        nodes = {name: each.sip for name, each in uas.items()}
         server = lab.redis()
         config = _config(lab, server, nodes)
-        with Drivers(server.socket_url, config.fleet, nodes, calls_max=1000) as drivers:
+        with Drivers(server.socket_url, config.fleet, uas, calls_max=1000) as drivers:
             ours = start_ours(lab, config, "ours")
             alg10 = start_alg10(lab, config, "alg10", dict.fromkeys(nodes, 1000))
             for edge in (ours, alg10):  # workers connect to Redis at their first call

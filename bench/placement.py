@@ -112,7 +112,9 @@ async def _placed_window(load: Load, nodes: SimulatedNodes, count: int) -> Windo
     for _ in range(TRIES_MAX):
         await nodes.beat()
         window = await load.route(count, nodes)
-        await nodes.end(await nodes.confirm())
+        placed = await nodes.placed_since()
+        await nodes.confirm(placed)
+        await nodes.end(placed)
         if window is not None:
             return window
         count = count // 2  # the machine was too slow: the nodes fell silent before its end

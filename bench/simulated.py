@@ -9,16 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import redis.asyncio as redis
 
 from controller.config import PlacementConfig
 from controller.fleet.functions import Fleet
 from controller.fleet.keys import prefix
-from controller.fleet.state import Beat, Lease
+from controller.fleet.state import Beat, CallRecord, Lease
 from controller.model import CallAnswered, CallEnded, CallStarted, NodeEvent
 
 LEASE_MS = 3_600_000
 BATCH = 500
+SCANNED = 5000
+
+_record = msgspec.msgpack.Decoder(CallRecord)
 
 
 def placement_policy(regions: Sequence[str], *, ramp_s: float = 0) -> dict[str, Any]:
@@ -50,7 +54,7 @@ class SimulatedNodes:
         self._addresses = dict(nodes)
         self._calls_max = calls_max
         self._leases: list[Lease] = []
-        self._confirmed: dict[str, frozenset[bytes]] = {}
+        self._known: set[bytes] = set()
 
     async def join(self) -> None:
         """Registers every node, in step and without a call. Their hold, which lets reservations of
@@ -84,27 +88,34 @@ class SimulatedNodes:
         for lease in self._leases:
             await self.fleet.beat(lease, Beat(link=True, sip=True, channels=0, cpu=0.2))
 
-    async def confirm(self) -> dict[str, list[str]]:
-        """Every placed call shows on its node and is answered; node to their placements."""
+    async def placed_since(self) -> dict[str, list[str]]:
+        """Placements since it was last asked, by node. Reads the key of every call's record."""
+        new = []
+        async for key in self.client.scan_iter(match=f"{self.prefix}:call:*", count=SCANNED):
+            if key not in self._known:
+                self._known.add(key)
+                new.append(key)
         shown: dict[str, list[str]] = {}
+        for at in range(0, len(new), BATCH):
+            for raw in await self.client.mget(new[at : at + BATCH]):
+                record = _record.decode(raw)
+                if record.state == "reserved":
+                    shown.setdefault(record.node, []).append(record.placement)
+        return shown
+
+    async def confirm(self, shown: Mapping[str, Sequence[str]]) -> None:
+        """The calls show on their nodes, placements by node, and are answered."""
         for lease in self._leases:
-            key = f"{self.prefix}:resv:queue:{lease.node}"
-            raw: list[Any] = await self.client.lrange(key, 0, -1)
-            # Those that were confirmed stay in it until they would have ended.
-            seen = self._confirmed.get(lease.node, frozenset())
-            self._confirmed[lease.node] = frozenset(raw)
-            placements = [each.decode() for each in raw if each not in seen]
-            shown[lease.node] = placements
+            placements = shown.get(lease.node, ())
             for at in range(0, len(placements), BATCH):
                 events: list[NodeEvent] = []
                 for placement in placements[at : at + BATCH]:
                     pbx_id = f"on-{placement}"
                     events += [CallStarted(pbx_id, placement, "100", "9196"), CallAnswered(pbx_id)]
                 await self.fleet.events(lease, events)
-        return shown
 
     async def end(self, shown: Mapping[str, Sequence[str]]) -> None:
-        """The calls that `confirm` told of hang up."""
+        """The calls that `confirm` was told of hang up."""
         for lease in self._leases:
             placements = shown.get(lease.node, ())
             for at in range(0, len(placements), BATCH):

@@ -16,7 +16,7 @@ from controller.fleet.keys import prefix
 
 #: of the library, as lua/redis/ has them; a test keeps the two in step
 DATA_COMMANDS = (
-    *("get", "set", "setnx", "del", "pexpire", "time", "info|server"),
+    *("get", "set", "setnx", "del", "pexpire", "pttl", "time", "info|server"),
     *("hget", "hset", "hsetnx", "hmget", "hgetall", "hdel", "hkeys", "hvals", "hlen", "hincrby"),
     *("zadd", "zrem", "zrevrange", "zcard", "zremrangebyscore"),
     *("sadd", "srem", "smembers"),
@@ -37,9 +37,9 @@ class Rights:
 
 
 #: what every look at nodes reads
-_PICTURE = ("server", "policy", "nodes", "node", "live", "resv", "regs")
+_PICTURE = ("server", "policy", "nodes", "node", "live", "regs")
 #: what a placement writes
-_PLACING = ("server", "call", "resv")
+_PLACING = ("server", "call")
 
 RIGHTS = {
     "driver": Rights(
@@ -54,13 +54,13 @@ RIGHTS = {
         ),
     ),
     "steward": Rights(
-        functions=("lead", "policy", "forget", "nodes"),
+        functions=("lead", "policy", "forget", "nodes", "handover"),
         reads=(*_PICTURE, "phoneack"),
         writes=(
-            *("server", "policy", "lease", "nodes", "node", "live", "resv", "regs", "at"),
+            *("server", "policy", "lease", "nodes", "node", "live", "regs", "at"),
             *("commands", "running", "phoneack", "written", "read"),
         ),
-        more=("function|load", "function|list"),
+        more=("function|load", "function|list", "multi", "exec"),
     ),
     "gate": Rights(
         functions=(

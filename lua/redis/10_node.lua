@@ -9,13 +9,14 @@
 --   P:nodes         set     names of registered nodes
 --   P:node:N        hash    one node, fields below
 --   P:live:N        hash    pbx_id -> call key: the calls that N has
---   P:resv:queue:N  list    placements reserved on N (13_reserved.lua)
 --   P:call:KEY      string  msgpack, one call's record (11_record.lua)
 --   P:stats         hash    counters since the data began, behind by one beat at most
---   P:server        string  run id of the server whose data this is, and ms until which it settles
+--   P:server        string  whose data this is (14_picture.lua)
+--   P:server:ID     string  empty: the memory of server ID is of this data
 --
--- A placement reads nodes from this process's memory (14_picture.lua). What may be forgotten is there
--- too: arrival rates, counters on their way to P:stats. A failover starts them anew.
+-- A placement reads nodes from this process's memory (14_picture.lua), and reservations are nowhere
+-- else (13_reserved.lua). What may be forgotten is there too: arrival rates, counters on their way to
+-- P:stats. A failover starts them anew.
 --
 -- A node's fields, numbers as strings: region address kind weight calls_max channels_max rate_max
 -- version want link sip synced seen since hold epoch channels cpu loss jitter mes. Whoever changes
@@ -44,18 +45,24 @@ local NUMBERS = {
 
 -- Looking these up costs more than running them, so a library keeps them once it runs. While it
 -- loads, Redis 7.0 has none of them: the first command of all binds them.
-local redis_call, sha1hex, floor, max, min, exp, sub, find, match, format, packed_integer, any
+local redis_call, redis_pcall, sha1hex, floor, max, min, exp, sub, find, match, format
+local packed_integer, number_of, any
 
 local function bind()
-  redis_call, sha1hex, any = redis.call, redis.sha1hex, next
+  redis_call, redis_pcall, sha1hex, any = redis.call, redis.pcall, redis.sha1hex, next
   floor, max, min, exp = math.floor, math.max, math.min, math.exp
   sub, find, match, format = string.sub, string.find, string.match, string.format
-  packed_integer = struct.pack
+  packed_integer, number_of = struct.pack, tonumber
 end
 
 redis_call = function(...)
   bind()
   return redis_call(...)
+end
+
+redis_pcall = function(...)
+  bind()
+  return redis_pcall(...)
 end
 
 local memories = {}
@@ -65,7 +72,7 @@ local function memory_of(P)
   if not memory then
     memory = {
       rates = {}, stats = {}, nodes = {}, orders = {}, phones = {}, reserved = {},
-      server_key = P .. ':server',
+      proof_key = P .. ':server:', settles_ms = 0,
     }
     memories[P] = memory
   end

@@ -7,7 +7,8 @@
 
 local TEXT_MAX = 128
 local PRINTABLE = '^[\32-\126]*$'
-local RESERVED_KEEP_MS = '900000' -- Redis reads text faster than it prints a number
+-- Redis reads text faster than it prints a number.
+local RESERVED_KEEP_MS, LIVE_KEEP_MS, ENDED_KEEP_MS = '900000', '86400000', '900000'
 
 local function call_key(call_id)
   return sub(sha1hex(call_id), 1, 32)

@@ -1,11 +1,16 @@
 -- The nodes as placement reads them: in this process's memory, so that a call costs no reading of
 -- nodes, whatever their number. Redis has every part of it besides, and it is read anew whenever
 -- this memory may not be what Redis holds:
---   P:server names the server that made its memory of this very data. It is compared at the start
---   of each function that needs nodes. It is another's after a takeover, also when this server was
---   primary before; it is gone when the data was emptied; a library that was replaced remembers none.
+--   P:server is "ID SETTLES", the run id of the server that made its memory of this very data and
+--   the ms until which it settles. Such a server has P:server:ID too, and each function that needs
+--   nodes asks for how long that key has yet: one command that proves the memory fresh and tells the
+--   time, for its end is remembered. A server that takes over takes the former one's key away, so
+--   one that was primary before reads anew too. It is gone when the data was emptied; a library
+--   that was replaced remembers no end.
 --   Nobody changes a node behind the library: its writers end with reread or recount. One that
 --   breaks off before leaves the node's name in `doubt`, and the next function reads it.
+-- Reservations are in memory alone. A library that is to be replaced hands them over in P:server,
+-- "ID SETTLES MSGPACK"; where it did not, the new one settles.
 
 local function order_of(memory, region)
   local order = memory.orders[region]
@@ -69,7 +74,10 @@ local function reread(P, name, now)
   if memory.nodes[name] then
     unseat(memory, memory.nodes[name])
   end
-  memory.nodes[name] = node or nil
+  if node then
+    node.held = reserved_of(memory, name)
+  end
+  memory.nodes[name] = node
   recount(P, name, now)
 end
 
@@ -79,55 +87,110 @@ local function count_phones(P, name)
   memory_of(P).phones[name] = type(count) ~= 'number' or count > 0 or nil
 end
 
--- Until when this server settles: one that took over from another, or started again from its file,
--- may lack the last of what was written. Reservations that were answered for can still land, so it
--- places nothing until they would have ended.
-local function settling_until(memory, told, pol, now)
-  local id, until_ms = match(told or '', '^(%x+) (%d+)$')
-  if id and id ~= memory.run_id then
-    return now + (pol and pol.reservation_ms or 0)
-  end
-  return tonumber(until_ms or 0)
+local PROOF_KEEP_MS = 86400000
+
+-- Puts the end of P:server:ID off, and remembers it. With an older users.acl some may not.
+local function prove(memory, now)
+  local ends_ms = now + PROOF_KEEP_MS
+  local done = redis_pcall('SET', memory.proof_key, '', 'PXAT', format('%d', ends_ms))
+  memory.ends_ms = not done.err and ends_ms or nil
 end
 
-local function adopt(P, memory, told, dry)
-  local now = now_ms()
-  memory.server, memory.policy, memory.doubt = nil, nil, nil
-  memory.nodes, memory.orders, memory.phones, memory.reserved = {}, {}, {}, {}
-  memory.run_id = memory.run_id or match(redis_call('INFO', 'server'), 'run_id:(%x+)')
-  memory.settles_ms = settling_until(memory, told, policy(P), now)
-  for _, name in ipairs(redis_call('SMEMBERS', P .. ':nodes')) do
+-- What P:server says of reservations and of settling. Those of another server, and those that a
+-- library did not hand over, were answered for and can still land: so nothing is placed until they
+-- would have ended.
+local function learn_reserved(memory, told, pol, now)
+  local id, settles_ms, handed = match(told or '', '^(%x+) (%d+) ?(.*)$')
+  local knows = memory.knows_reserved and (not id or id == memory.run_id)
+  memory.settles_ms = knows and memory.settles_ms or tonumber(settles_ms or 0)
+  if knows or not id then
+    return id
+  elseif id == memory.run_id and handed ~= '' then
+    for name, slots in pairs(cmsgpack.unpack(handed)) do
+      for slot, count in pairs(slots) do
+        reserve(reserved_of(memory, name), slot * SLOT_MS, count)
+      end
+    end
+  else
+    memory.reserved = {}
+    memory.settles_ms = now + (pol and pol.reservation_ms + SLOT_MS or 0)
+  end
+  return id
+end
+
+local function adopt(P, memory, dry)
+  local now, told = now_ms(), redis_call('GET', P .. ':server')
+  memory.policy, memory.doubt, memory.ends_ms = nil, nil, nil
+  memory.nodes, memory.orders, memory.phones = {}, {}, {}
+  if not memory.run_id then
+    memory.run_id = match(redis_call('INFO', 'server'), 'run_id:(%x+)')
+    memory.proof_key = P .. ':server:' .. memory.run_id
+  end
+  local id = learn_reserved(memory, told, policy(P), now)
+  memory.knows_reserved = true
+  local names = redis_call('SMEMBERS', P .. ':nodes')
+  if not id and #names == 0 then -- emptied: nodes that come back have a hold
+    memory.reserved, memory.settles_ms = {}, 0
+  end
+  for _, name in ipairs(names) do
     reread(P, name, now)
     count_phones(P, name)
   end
   if not dry then
-    local server = memory.run_id .. format(' %d', memory.settles_ms)
     -- With an older users.acl some may not: they read anew each time, until the steward was here.
-    memory.server = not redis.pcall('SET', memory.server_key, server).err and server or nil
+    local server = memory.run_id .. format(' %d', memory.settles_ms)
+    if not redis_pcall('SET', P .. ':server', server).err then
+      if id and id ~= memory.run_id then
+        redis_pcall('DEL', P .. ':server:' .. id)
+      end
+      prove(memory, now)
+    end
   end
+  return memory, now
 end
 
--- The memory, as Redis has it. dry: for functions that write nothing; a server that has not made this
--- data its own yet, such as a replica, then reads it anew for each.
+-- The memory, as Redis has it, and the time. dry: for functions that write nothing; a server that
+-- has not made this data its own yet, such as a replica, then reads it anew for each.
 local function picture(P, dry)
   local memory = memory_of(P)
-  local told = redis_call('GET', memory.server_key)
-  if not told or told ~= memory.server then
-    adopt(P, memory, told, dry)
-  elseif memory.doubt and not dry then
-    memory.reserved[memory.doubt] = nil
-    reread(P, memory.doubt, now_ms())
+  local left_ms, ends_ms = redis_pcall('PTTL', memory.proof_key), memory.ends_ms
+  -- With an older users.acl the answer is an error, which is no number.
+  if not ends_ms or (number_of(left_ms) or -1) < 0 then
+    return adopt(P, memory, dry)
   end
-  return memory
+  local now = ends_ms - left_ms
+  if memory.doubt and not dry then
+    reread(P, memory.doubt, now)
+  end
+  return memory, now
 end
+
+-- handover: KEYS P. To be called right before this library is replaced: leaves its reservations to
+-- the one that comes, also those of other fleets of this server. Should none come, it goes on.
+redis.register_function('handover', function()
+  bind()
+  for P, memory in pairs(memories) do
+    if memory.ends_ms then
+      local handed = {}
+      for name, held in pairs(memory.reserved) do
+        handed[name] = held.slots
+      end
+      redis_pcall('SET', P .. ':server',
+        memory.run_id .. format(' %d ', memory.settles_ms) .. cmsgpack.pack(handed))
+      redis_pcall('DEL', memory.proof_key)
+    end
+  end
+  return redis.status_reply('OK')
+end)
 
 -- nodes: KEYS P. Returns msgpack: a list of maps, every node as it stands, by name.
 redis.register_function {
   function_name = 'nodes',
   flags = { 'no-writes' },
   callback = function(keys)
-    local P, now = keys[1], now_ms()
-    local settles_ms, pol, list = picture(P, true).settles_ms, policy(P), {}
+    local P = keys[1]
+    local memory, now = picture(P, true)
+    local settles_ms, pol, list = memory.settles_ms, policy(P), {}
     local names = redis_call('SMEMBERS', P .. ':nodes')
     table.sort(names)
     for _, name in ipairs(names) do

@@ -34,11 +34,8 @@ local function reject(memory, pol, reason, kind, dry, blind, cause)
 end
 
 -- The answer given before, while it still stands; after that the call is placed anew.
-local function standing(P, memory, call, now)
-  if call.s == 'ended' then
-    return nil
-  end
-  local holds = call.s == 'live' or is_reserved(P, call.n, call.p, now)
+local function standing(memory, call, now)
+  local holds = call.s == 'live' or is_reserved(memory, call, memory.policy, now)
   local node = holds and memory.nodes[call.n]
   return node and answer(node, call.p, call.svc or '', call.why)
 end
@@ -51,7 +48,7 @@ local function refused(pol, memory, region, now, dry)
     return reject(memory, pol, 'there is no such region', 'unknown region', dry)
   elseif now < memory.settles_ms then
     return reject(
-      memory, pol, 'Redis took over from another server and settles', 'settling', dry, true)
+      memory, pol, 'Redis took over, or lost its functions, and settles', 'settling', dry, true)
   end
 end
 
@@ -75,7 +72,7 @@ end
 
 -- Nodes that had the call before, and refused it as `failed` says, or nil when that is not what
 -- stands. Takes the reservation back.
-local function tried_before(P, memory, before, failed, now, dry)
+local function tried_before(P, memory, key, before, failed, now, dry)
   if failed == '' or not before or before.p ~= failed then
     return nil
   end
@@ -85,7 +82,9 @@ local function tried_before(P, memory, before, failed, now, dry)
   end
   tried[before.n] = true
   if not dry and before.s == 'reserved' then
-    unreserve(P, before.n, failed)
+    before.s, before.te = 'ended', now
+    write_call(P, key, before, ENDED_KEEP_MS)
+    unreserve(memory, before.n, before.t)
     recount(P, before.n, now)
   end
   return tried
@@ -112,7 +111,7 @@ local function route(P, args, dry)
     -- An edge's proxy asks without one, to see who is the primary: that is no call to be counted.
     return reject(memory_of(P), nil, 'the call has no id', 'malformed', dry or not call_id)
   end
-  local now, memory = now_ms(), picture(P, dry)
+  local memory, now = picture(P, dry)
   local pol = memory.policy or policy(P)
   local refusal = refused(pol, memory, region, now, dry)
   if refusal then
@@ -122,14 +121,14 @@ local function route(P, args, dry)
   local key, tried, names, before = call_key(call_id), NONE, nil, nil
   if failed ~= '' or dry then
     before = read_call(P, key)
-    local refusing = tried_before(P, memory, before, failed, now, dry)
+    local refusing = tried_before(P, memory, key, before, failed, now, dry)
     if refusing then
       tried, names = refusing, names_of(refusing)
       if #names >= TRIES_MAX then
         return reject(memory, pol, 'refused by ' .. #names .. ' nodes', 'tries', dry)
       end
     else
-      local same = before and standing(P, memory, before, now)
+      local same = before and standing(memory, before, now)
       if same then
         return same
       end
@@ -142,7 +141,7 @@ local function route(P, args, dry)
     P, memory, pol, now, region, callee, priority, entry, tried)
   if not node then
     local call = not before and read_call(P, key)
-    return call and standing(P, memory, call, now)
+    return call and standing(memory, call, now)
       or reject(memory, pol, why, kind, dry, blind, cause)
   end
   local placement = before and next_placement(key, before) or key .. '-1'
@@ -155,7 +154,7 @@ local function route(P, args, dry)
     id, node.name, placement, region, from, to, asked, service, now, why)
   if not before then
     before = add_call(P, key, record)
-    local same = before and standing(P, memory, before, now)
+    local same = before and standing(memory, before, now)
     if same then
       return same
     end
@@ -166,7 +165,7 @@ local function route(P, args, dry)
     call.p, call.x = placement, names
     write_call(P, key, call, RESERVED_KEEP_MS)
   end
-  reserve(P, memory, node.name, placement, now + pol.reservation_ms)
+  reserve(node.held, now, 1)
   node.reserved = node.reserved + 1
   bump_rate(node, now)
   seat_fit(memory, node, pol, now)

@@ -2,15 +2,14 @@
 -- functions takes the node and the epoch of its lease, and changes nothing when that epoch is not
 -- the present one (promise 4): it answers the error STALE.
 
-local LIVE_KEEP_MS = '86400000'
-local ENDED_KEEP_MS = '900000'
-
+-- What is wrong with that epoch, or nil; and the time.
 local function fenced(P, name, epoch)
-  picture(P)
+  local _, now = picture(P)
   local current = redis.call('HGET', P .. ':lease:' .. name, 'epoch')
   if not current or current ~= epoch then
     return redis.error_reply('STALE the lease of ' .. name .. ' is not held under this epoch')
   end
+  return nil, now
 end
 
 -- The record that a placement names, when it is this node's.
@@ -29,7 +28,7 @@ local function started(P, name, now, c)
   local had = redis.call('HGET', live, c.id)
   local key, call = placed_here(P, name, c.placement or '')
   if key then
-    unreserve(P, name, call.p)
+    local reserved = call.s == 'reserved'
     if call.s == 'ended' and had == false then
       -- The same INVITE, challenged and sent again by its phone.
       call.te, call.cause = nil, nil
@@ -37,6 +36,9 @@ local function started(P, name, now, c)
     if call.s ~= 'live' or call.pbx ~= c.id then
       call.s, call.pbx, call.ts = 'live', c.id, now
       write_call(P, key, call, LIVE_KEEP_MS)
+    end
+    if reserved then
+      unreserve(memory_of(P), name, call.t)
     end
   elseif not had then
     key = call_key(name .. '\0' .. c.id)
@@ -86,17 +88,16 @@ local KINDS = { started = started, placed = started, answered = answered, ended 
 -- from, to, cause}, in the order in which they happened. Repeatable. Returns the count applied.
 redis.register_function('events', function(keys, args)
   local P, name = keys[1], args[1]
-  local stale = fenced(P, name, args[2])
+  local stale, now = fenced(P, name, args[2])
   if stale then
     return stale
   end
-  local now, list = now_ms(), cmsgpack.unpack(args[3])
+  local list = cmsgpack.unpack(args[3])
   memory_of(P).doubt = name
   for _, event in ipairs(list) do
     KINDS[event.k](P, name, now, event)
   end
   recount(P, name, now)
-  drop_ended(P, name)
   return #list
 end)
 
@@ -105,11 +106,11 @@ end)
 -- removed: both 0 when nothing had drifted.
 redis.register_function('reconcile', function(keys, args)
   local P, name = keys[1], args[1]
-  local stale = fenced(P, name, args[2])
+  local stale, now = fenced(P, name, args[2])
   if stale then
     return stale
   end
-  local now, present, added, removed = now_ms(), {}, 0, 0
+  local present, added, removed = {}, 0, 0
   memory_of(P).doubt = name
   for _, c in ipairs(cmsgpack.unpack(args[3])) do
     present[c.id] = true
@@ -144,11 +145,11 @@ end
 -- by the driver's own monotonic clock. Returns want, and the number of waiting commands.
 redis.register_function('beat', function(keys, args)
   local P, name = keys[1], args[1]
-  local stale = fenced(P, name, args[2])
+  local stale, now = fenced(P, name, args[2])
   if stale then
     return stale
   end
-  local now, told = now_ms(), cmsgpack.unpack(args[3])
+  local told = cmsgpack.unpack(args[3])
   local pol, node = policy(P), memory_of(P).nodes[name]
   if not node or not pol then
     return redis.error_reply('UNKNOWN node ' .. name .. ' is not registered')
@@ -188,8 +189,11 @@ redis.register_function('beat', function(keys, args)
   memory_of(P).doubt = name
   redis.call('HSET', P .. ':node:' .. name, unpack(write))
   reread(P, name, now)
-  drop_ended(P, name)
   flush_stats(P)
+  local memory = memory_of(P)
+  if memory.ends_ms and memory.ends_ms - now < PROOF_KEEP_MS / 2 then
+    prove(memory, now)
+  end
   return { node.want, redis.call('LLEN', P .. ':commands:' .. name) }
 end)
 

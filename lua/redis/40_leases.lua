@@ -144,7 +144,7 @@ redis.register_function('forget', function(keys, args)
     end
     redis.call('HDEL', P .. ':phoneack', name)
     for _, kind in ipairs({
-      'node', 'live', 'resv', 'resv:queue', 'lease', 'commands', 'running', 'regs', 'written', 'read',
+      'node', 'live', 'lease', 'commands', 'running', 'regs', 'written', 'read',
     }) do
       redis.call('DEL', P .. ':' .. kind .. ':' .. name)
     end

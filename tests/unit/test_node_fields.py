@@ -30,6 +30,9 @@ POLICY: dict[str, Any] = {
 }
 
 
+SETTLING_S = 0.4  # with a reservation_ms of 200
+
+
 @pytest.fixture
 async def fleet() -> AsyncIterator[Fleet]:
     with RedisServer() as server:
@@ -111,6 +114,7 @@ async def test_events_that_broke_off_are_counted_all_the_same(fleet: Fleet) -> N
 @pytest.mark.parametrize("how", ["flushall", "another server", "library"])
 async def test_what_is_remembered_of_other_data_is_not_used(fleet: Fleet, how: str) -> None:
     lease = (await join(fleet, "a"))["a"]
+    await fleet.set_policy(POLICY | {"reservation_ms": 200})
     await fleet.beat(lease, Beat(link=True, calls_max=1))
     await fleet.events(lease, [CallStarted("1", "")])
     assert not await takes_calls(fleet)
@@ -120,10 +124,12 @@ async def test_what_is_remembered_of_other_data_is_not_used(fleet: Fleet, how: s
     if how == "library":
         await fleet.load()
     elif how == "another server":
+        run_id = await fleet.run_id()
+        assert await fleet.client.delete(f"pbx:{{t}}:server:{run_id}")
         await fleet.client.set("pbx:{t}:server", "f" * 40 + " 0")
         settling = await fleet.route("c", "east", "1", "2")
         assert isinstance(settling, Rejected) and settling.blind
-        await fleet.client.set("pbx:{t}:server", await fleet.run_id() + " 0")
+        await asyncio.sleep(SETTLING_S)
     else:
         await fleet.client.flushall()
     assert await takes_calls(fleet) is (how != "flushall")
