@@ -20,6 +20,14 @@ def whole_cpu_s(pid: int) -> float:
     return time.clock_gettime(~pid << 3 | 2)  # clock_getcpuclockid(3) of the process
 
 
+def machine_ticks() -> tuple[int, int]:
+    """Ticks that the CPUs of this machine were at work, or wanted to be, and those of them in which
+    the host gave the CPU to other guests."""
+    first = Path("/proc/stat").read_text().split("\n", 1)[0]
+    user, nice, system, _, _, irq, softirq, steal, *_ = map(int, first.split()[1:])
+    return user + nice + system + irq + softirq + steal, steal
+
+
 def session_pids(leader: int) -> list[int]:
     """Every process of the session that `leader` leads, itself included."""
     found = []

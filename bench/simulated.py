@@ -7,7 +7,7 @@ calls (register, reconcile, beat, events), under a lease of its own.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import redis.asyncio as redis
@@ -98,7 +98,7 @@ class SimulatedNodes:
         shown: dict[str, list[str]] = {}
         for at in range(0, len(new), BATCH):
             for raw in await self.client.mget(new[at : at + BATCH]):
-                record = _record.decode(raw)
+                record = _record.decode(cast(bytes, raw))
                 if record.state == "reserved":
                     shown.setdefault(record.node, []).append(record.placement)
         return shown
@@ -115,12 +115,15 @@ class SimulatedNodes:
                 await self.fleet.events(lease, events)
 
     async def end(self, shown: Mapping[str, Sequence[str]]) -> None:
-        """The calls that `confirm` was told of hang up."""
+        """The calls that `confirm` was told of hang up, and their records go."""
         for lease in self._leases:
             placements = shown.get(lease.node, ())
             for at in range(0, len(placements), BATCH):
-                ended = [CallEnded(f"on-{p}", 16) for p in placements[at : at + BATCH]]
-                await self.fleet.events(lease, ended)
+                ended = placements[at : at + BATCH]
+                await self.fleet.events(lease, [CallEnded(f"on-{p}", 16) for p in ended])
+                # Kept for a quarter of an hour else; placed_since reads every key.
+                keys = [f"{self.prefix}:call:{p.split('-')[0]}" for p in ended]
+                await self.client.unlink(*keys)
 
     async def placed(self) -> int:
         """Calls placed so far."""

@@ -5,7 +5,7 @@
 --   t why x  ms placed, the reason, nodes tried without success
 --   pbx ts ta te cause  set as the node shows the call, answers it, ends it
 
-local TEXT_MAX = 128
+local TEXT_MAX, ID_MAX = 128, 256
 local PRINTABLE = '^[\32-\126]*$'
 -- Redis reads text faster than it prints a number.
 local RESERVED_KEEP_MS, LIVE_KEEP_MS, ENDED_KEEP_MS = '900000', '86400000', '900000'
@@ -14,7 +14,7 @@ local function call_key(call_id)
   return sub(sha1hex(call_id), 1, 32)
 end
 
--- What phones sent may be any bytes; readers of the record get printable ASCII.
+-- What phones sent may be any bytes; who asks for a record gets printable ASCII.
 local function clean(text, length)
   text, length = text or '', length or TEXT_MAX
   if #text > length then
@@ -26,13 +26,15 @@ local function clean(text, length)
   return (string.gsub(text, '[^\32-\126]', '?'))
 end
 
--- All of a new call's. Nearly always nothing is to be done, which one look at all of it tells.
-local function clean_call(call_id, caller, callee, priority)
-  local all = call_id .. caller .. callee .. priority
-  if #all <= TEXT_MAX and find(all, PRINTABLE) then
-    return call_id, caller, callee, priority
-  end
-  return clean(call_id, 2 * TEXT_MAX), clean(caller), clean(callee), clean(priority)
+-- A placement cuts a call's texts and leaves them as they are; whoever reads one or takes it out of
+-- its state `reserved` cleans them.
+local function cut(text)
+  return #text > TEXT_MAX and sub(text, 1, TEXT_MAX) or text
+end
+
+local function clean_call(call)
+  call.id, call.pri = clean(call.id, ID_MAX), clean(call.pri)
+  call.from, call.to = clean(call.from), clean(call.to)
 end
 
 local function read_call(P, key)
@@ -57,21 +59,41 @@ end
 -- The time of the last record: at many calls a second most have that of the one before.
 local stamped_ms, stamp
 
--- A new call's record, as cmsgpack.pack would write it of a table, at a third of the price.
+-- A text as msgpack has it.
+local function packed(text)
+  return (text_heads[#text] or text_head(#text)) .. text
+end
+
+-- Of a new record, what few nodes, regions and services have in common, by its text.
+local node_parts, region_parts, service_parts = {}, {}, {}
+
+local function node_part(node)
+  node_parts[node] = '\139\161n' .. packed(node) .. '\161s\168reserved\162id'
+  return node_parts[node]
+end
+
+local function region_part(region)
+  region_parts[region] = '\161r' .. packed(region) .. '\164from'
+  return region_parts[region]
+end
+
+local function service_part(service)
+  service_parts[service] = '\163svc' .. packed(service) .. '\163why'
+  return service_parts[service]
+end
+
+-- A new call's record, as cmsgpack.pack would write it of a table, at a quarter of the price.
 local function new_record(id, node, placement, region, from, to, priority, service, now, why)
   local heads = text_heads
   if now ~= stamped_ms then
     stamped_ms, stamp = now, '\161t\207' .. packed_integer('>I8', now)
   end
-  return '\139\162id' .. (heads[#id] or text_head(#id)) .. id
-    .. '\161n' .. (heads[#node] or text_head(#node)) .. node
-    .. '\161s\168reserved\161p' .. (heads[#placement] or text_head(#placement)) .. placement
-    .. '\161r' .. (heads[#region] or text_head(#region)) .. region
-    .. '\164from' .. (heads[#from] or text_head(#from)) .. from
+  return (node_parts[node] or node_part(node)) .. (heads[#id] or text_head(#id)) .. id
+    .. '\161p' .. (heads[#placement] or text_head(#placement)) .. placement
+    .. (region_parts[region] or region_part(region)) .. (heads[#from] or text_head(#from)) .. from
     .. '\162to' .. (heads[#to] or text_head(#to)) .. to
     .. '\163pri' .. (heads[#priority] or text_head(#priority)) .. priority
-    .. '\163svc' .. (heads[#service] or text_head(#service)) .. service
-    .. '\163why' .. (heads[#why] or text_head(#why)) .. why
+    .. (service_parts[service] or service_part(service)) .. (heads[#why] or text_head(#why)) .. why
     .. stamp
 end
 

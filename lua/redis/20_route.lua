@@ -40,16 +40,15 @@ local function standing(memory, call, now)
   return node and answer(node, call.p, call.svc or '', call.why)
 end
 
--- What keeps a call from being placed before it is looked at, or nil.
-local function refused(pol, memory, region, now, dry)
+-- What keeps every call of that region from being placed.
+local function refused(pol, memory, region, dry)
   if not pol then
     return reject(memory, nil, 'the fleet is not known yet', 'unknown fleet', dry, true)
   elseif not pol.regions[region] then
     return reject(memory, pol, 'there is no such region', 'unknown region', dry)
-  elseif now < memory.settles_ms then
-    return reject(
-      memory, pol, 'Redis took over, or lost its functions, and settles', 'settling', dry, true)
   end
+  return reject(
+    memory, pol, 'Redis took over, or lost its functions, and settles', 'settling', dry, true)
 end
 
 -- The node for a call, the reason and whether it is a spill; or nil, and what reject wants to know.
@@ -83,6 +82,7 @@ local function tried_before(P, memory, key, before, failed, now, dry)
   tried[before.n] = true
   if not dry and before.s == 'reserved' then
     before.s, before.te = 'ended', now
+    clean_call(before)
     write_call(P, key, before, ENDED_KEEP_MS)
     unreserve(memory, before.n, before.t)
     recount(P, before.n, now)
@@ -113,9 +113,8 @@ local function route(P, args, dry)
   end
   local memory, now = picture(P, dry)
   local pol = memory.policy or policy(P)
-  local refusal = refused(pol, memory, region, now, dry)
-  if refusal then
-    return refusal
+  if not pol or not pol.regions[region] or now < memory.settles_ms then
+    return refused(pol, memory, region, dry)
   end
 
   local key, tried, names, before = call_key(call_id), NONE, nil, nil
@@ -149,9 +148,9 @@ local function route(P, args, dry)
   if dry then
     return answer(node, placement, service, why)
   end
-  local id, from, to, asked = clean_call(call_id, caller, callee, priority)
+  local id = #call_id > ID_MAX and sub(call_id, 1, ID_MAX) or call_id
   local record = new_record(
-    id, node.name, placement, region, from, to, asked, service, now, why)
+    id, node.name, placement, region, cut(caller), cut(callee), cut(priority), service, now, why)
   if not before then
     before = add_call(P, key, record)
     local same = before and standing(memory, before, now)
@@ -200,6 +199,16 @@ redis.register_function {
   end,
 }
 
+-- A record as people may read it.
+local function told(raw)
+  if raw and find(raw, 'reserved', 1, true) then
+    local call = cmsgpack.unpack(raw)
+    clean_call(call)
+    return cmsgpack.pack(call)
+  end
+  return raw
+end
+
 -- call: KEYS P; ARGV id (call id, placement, or call key). Returns msgpack of the record or nil.
 redis.register_function {
   function_name = 'call',
@@ -209,7 +218,7 @@ redis.register_function {
     local id = args[1]
     local key = match(id, '^(%x+)%-%d+$') or match(id, '^%x+$')
     local raw = key and redis_call('GET', keys[1] .. ':call:' .. key)
-    return raw or redis_call('GET', keys[1] .. ':call:' .. call_key(id))
+    return told(raw or redis_call('GET', keys[1] .. ':call:' .. call_key(id)))
   end,
 }
 

@@ -35,6 +35,7 @@ local function started(P, name, now, c)
     end
     if call.s ~= 'live' or call.pbx ~= c.id then
       call.s, call.pbx, call.ts = 'live', c.id, now
+      clean_call(call)
       write_call(P, key, call, LIVE_KEEP_MS)
     end
     if reserved then
@@ -208,7 +209,7 @@ redis.register_function {
         break
       end
       local raw = redis.call('GET', P .. ':call:' .. key)
-      list[#list + 1] = raw or nil
+      list[#list + 1] = told(raw) or nil
     end
     return list
   end,
