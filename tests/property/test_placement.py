@@ -28,7 +28,7 @@ from hypothesis.stateful import (
 )
 
 from controller.errors import StaleEpoch
-from controller.fleet.functions import Fleet
+from controller.fleet.functions import Fleet, library
 from controller.fleet.phones import FleetPhones
 from controller.fleet.state import Beat, Lease
 from controller.model import (
@@ -178,7 +178,7 @@ class Placement(RuleBasedStateMachine):
             assert verdict.node in self.at
         elif self.at:
             assert isinstance(verdict, Rejected)
-            assert verdict.cause == 480
+            assert verdict.cause == 480 or verdict.blind
         return f"call {self.serial}"
 
     @rule(call_id=calls, region=st.sampled_from(["east", "west"]))
@@ -317,6 +317,17 @@ class Placement(RuleBasedStateMachine):
                 self.run(self.fleet.reconcile(lease, []))
         self.burst()
         return multiple()
+
+    @rule(handed_over=st.booleans())
+    def library_is_replaced(self, handed_over: bool) -> None:
+        """By the steward, or by hand after a FUNCTION FLUSH: reservations stood in its memory."""
+        self.burst()
+        if handed_over:
+            self.run(self.fleet.load())
+        else:
+            self.run(self.fleet.client.function_flush("SYNC"))
+            self.run(self.fleet.client.function_load(library().decode()))
+        self.burst()
 
     def view(self, name: str) -> Any:
         return next(n for n in self.run(self.fleet.nodes()) if n.name == name)
