@@ -189,7 +189,9 @@ def _figures(
 ) -> tuple[Figure, ...]:
     pairs = calm_or_all(list(zip(sets[100], routes[100], strict=True)))
     least, most = min(routes), max(routes)
-    both_calm = calm_or_all(list(zip(routes[least], routes[most], strict=True)))
+    both_calm = calm_or_all(
+        list(zip(routes[least], routes[most][: len(routes[least])], strict=True))
+    )
     growth = [b.usec / a.usec for a, b in both_calm]
     out = [
         Figure(
