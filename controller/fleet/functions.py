@@ -206,7 +206,7 @@ class Fleet:
         pipe.function_load(code, replace=True)
         try:
             handed, loaded = await pipe.execute(raise_on_error=False)
-        except NoPermissionError:  # users.acl is of an older version: then the new one settles
+        except NoPermissionError:  # users.acl is of an older version: no transaction
             await self.client.function_load(code, replace=True)
             return
         if isinstance(loaded, Exception):

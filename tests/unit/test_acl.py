@@ -267,12 +267,13 @@ async def test_an_edge_places_by_new_functions_with_the_users_of_0_1(
     config: Config, fleets: dict[str, Fleet]
 ) -> None:
     """In an upgrade the functions come first. It may neither look for phones nor say whose memory
-    this is; the steward says so as soon as it leads on."""
+    this is, nor ask by PTTL; the steward says so as soon as it leads on."""
     base, admin = f"pbx:{{{config.fleet}}}", operator(config)
     kinds = ["policy", "nodes", "node", "live", "resv", "idx", "full", "call", "stats", "at"]
     patterns = [f"~{base}:{kind}{more}" for kind in kinds for more in ("", ":*")]
     patterns.append(f"%R~{base}:server")
-    await admin.execute_command("ACL", "SETUSER", "pbxctl-edge", "resetkeys", f"~{base}", *patterns)
+    patterns += [f"~{base}", "-pttl"]
+    await admin.execute_command("ACL", "SETUSER", "pbxctl-edge", "resetkeys", *patterns)
     await join(config, fleets["driver"])
     try:
         await admin.delete(f"{base}:server")
@@ -281,5 +282,28 @@ async def test_an_edge_places_by_new_functions_with_the_users_of_0_1(
         assert await admin.get(f"{base}:server") is None
         assert await fleets["steward"].lead("steward", "s", 60_000)
         assert await admin.get(f"{base}:server")
+        again = await fleets["edge"].route("old-users", "eu", "1", "2")
+        assert again == placed
+        assert isinstance(await fleets["edge"].route("another", "eu", "1", "2"), Placed)
+    finally:
+        await admin.execute_command("ACL", "LOAD")
+
+
+async def test_a_steward_loads_functions_with_the_users_of_0_1(
+    config: Config, fleets: dict[str, Fleet]
+) -> None:
+    """It may not do it in one step. Reservations are handed over all the same, or it settles."""
+    admin = operator(config)
+    await join(config, fleets["driver"])
+    assert isinstance(await fleets["edge"].route("before", "eu", "1", "2"), Placed)
+    await admin.execute_command("ACL", "SETUSER", "pbxctl-steward", "-multi", "-exec")
+    try:
+        await fleets["steward"].load()
+        verdict = await fleets["edge"].route("after", "eu", "1", "2")
+        if isinstance(verdict, Placed):
+            assert "calls 0+" in verdict.reason
+            assert "calls 0+0" not in verdict.reason
+        else:
+            assert "settles" in verdict.reason
     finally:
         await admin.execute_command("ACL", "LOAD")
