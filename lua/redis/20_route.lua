@@ -200,7 +200,7 @@ redis.register_function {
 }
 
 -- A record as people may read it.
-local function told(raw)
+local function readable(raw)
   if raw and find(raw, 'reserved', 1, true) then
     local call = cmsgpack.unpack(raw)
     clean_call(call)
@@ -218,7 +218,7 @@ redis.register_function {
     local id = args[1]
     local key = match(id, '^(%x+)%-%d+$') or match(id, '^%x+$')
     local raw = key and redis_call('GET', keys[1] .. ':call:' .. key)
-    return told(raw or redis_call('GET', keys[1] .. ':call:' .. call_key(id)))
+    return readable(raw or redis_call('GET', keys[1] .. ':call:' .. call_key(id)))
   end,
 }
 

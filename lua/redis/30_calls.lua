@@ -209,7 +209,7 @@ redis.register_function {
         break
       end
       local raw = redis.call('GET', P .. ':call:' .. key)
-      list[#list + 1] = told(raw) or nil
+      list[#list + 1] = readable(raw) or nil
     end
     return list
   end,
