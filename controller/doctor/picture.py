@@ -12,7 +12,8 @@ from redis.exceptions import RedisError, ResponseError
 from controller.config import Config
 from controller.doctor.finding import Finding, fail, ok, warn
 from controller.errors import PbxctlError
-from controller.fleet.functions import Fleet, connect, library
+from controller.fleet.functions import Fleet, connect
+from controller.fleet.library import LIBRARY, library
 from controller.fleet.phones import FleetPhones, NodePhones
 from controller.fleet.state import NodeView, Presence
 from controller.media.phones import behind
@@ -21,7 +22,6 @@ from controller.pbx.version import parse_version
 
 REDIS_FLOOR = (7, 0)  # Redis Functions
 SKEW_WARN_S = 1.0
-LIBRARY = "pbxctl"
 
 
 def judge_version(version: str) -> Finding:

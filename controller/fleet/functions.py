@@ -18,11 +18,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
-from controller import resources
 from controller.config import Config, read_secret
 from controller.errors import CommandRefused, FleetUnreachable, StaleEpoch
 from controller.fleet.acl import user_of
 from controller.fleet.keys import prefix
+from controller.fleet.library import LIBRARY, library, replace_library
 from controller.fleet.sentinel import primary
 from controller.fleet.state import (
     Alarm,
@@ -49,8 +49,6 @@ from controller.model import (
 from controller.pki import contexts
 
 T = TypeVar("T")
-#: as the first line of lua/redis/ names it
-LIBRARY = "pbxctl"
 TIMEOUT_S = 1.0
 _HINT = "check that Redis runs and that redis.url names it: pbxctl doctor"
 
@@ -58,12 +56,6 @@ _pack = msgspec.msgpack.encode
 _nodes = msgspec.msgpack.Decoder(list[NodeView])
 _call = msgspec.msgpack.Decoder(CallRecord)
 _alarm = msgspec.msgpack.Decoder(Alarm)
-
-
-def library() -> bytes:
-    """The library's source, the files of lua/redis/ joined in the order of their names."""
-    folder = resources.folder("lua") / "redis"
-    return b"".join(path.read_bytes() for path in sorted(folder.glob("*.lua")))
 
 
 def connect(config: Config, role: str, *, timeout_s: float = TIMEOUT_S) -> redis.Redis:
@@ -190,7 +182,7 @@ class Fleet:
         """Puts this version's library into Redis; others of the same fleet use it at once."""
         async with self._loading:
             try:
-                await _heeding(self._replace(library().decode()))
+                await _heeding(replace_library(self.client, self._prefix))
             except NoPermissionError as error:
                 raise FleetUnreachable(
                     "Redis has no functions yet, and only the steward may load them",
@@ -198,21 +190,6 @@ class Fleet:
                 ) from error
             except (RedisError, OSError) as error:
                 raise FleetUnreachable(f"Redis does not take the functions: {error}") from error
-
-    async def _replace(self, code: str) -> None:
-        """In one step, lest a call is placed between what is handed over and who takes it over."""
-        pipe = self.client.pipeline(transaction=True)
-        pipe.fcall("handover", 1, self._prefix)
-        pipe.function_load(code, replace=True)
-        try:
-            handed, loaded = await pipe.execute(raise_on_error=False)
-        except NoPermissionError:  # users.acl is of an older version: no transaction
-            await self.client.function_load(code, replace=True)
-            return
-        if isinstance(loaded, Exception):
-            raise loaded
-        if isinstance(handed, Exception) and "Function not found" not in str(handed):
-            raise handed
 
     async def load_if_other(self) -> bool:
         """Puts this version's library in the place of another one's; whether there was one."""

@@ -1,6 +1,6 @@
 #!lua name=pbxctl
 -- The fleet's picture in Redis, and the one place that decides. The files of this folder are
--- joined in the order of their names into one library (controller/fleet/functions.py).
+-- joined in the order of their names into one library (controller/fleet/library.py).
 --
 -- Every function takes KEYS[1] = "pbx:{FLEET}"; all keys below it share that hash tag, so a fleet
 -- is one slot of a cluster. Time is Redis TIME, in milliseconds.

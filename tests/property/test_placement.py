@@ -28,7 +28,8 @@ from hypothesis.stateful import (
 )
 
 from controller.errors import StaleEpoch
-from controller.fleet.functions import Fleet, library
+from controller.fleet.functions import Fleet
+from controller.fleet.library import library
 from controller.fleet.phones import FleetPhones
 from controller.fleet.state import Beat, Lease
 from controller.model import (

@@ -11,7 +11,8 @@ import redis.asyncio as redis
 from redis.exceptions import ResponseError
 
 from controller.errors import FleetUnreachable
-from controller.fleet.functions import Fleet, library
+from controller.fleet.functions import Fleet
+from controller.fleet.library import library
 from controller.fleet.state import Beat
 from controller.model import CallStarted, NodeState, Rejected
 from tests.redis_server import RedisServer

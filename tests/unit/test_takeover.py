@@ -10,7 +10,8 @@ import pytest
 import redis.asyncio as redis
 
 from controller.errors import StaleEpoch
-from controller.fleet.functions import Fleet, library
+from controller.fleet.functions import Fleet
+from controller.fleet.library import library
 from controller.fleet.state import Beat, Lease
 from controller.model import CallTruth, NodeState, Placed, Rejected
 from tests.redis_server import RedisServer

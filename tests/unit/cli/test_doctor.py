@@ -16,8 +16,8 @@ from controller.config import NodeConfig
 from controller.doctor import dumped_config, host, nodes, picture
 from controller.doctor.finding import Finding, Level
 from controller.errors import LoginRefused
-from controller.fleet.functions import library
 from controller.fleet.keys import prefix
+from controller.fleet.library import library
 from controller.fleet.phones import FleetPhones, NodePhones
 from controller.fleet.state import Presence
 from controller.model import Kind, NodeFacts
