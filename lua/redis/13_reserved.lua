@@ -49,6 +49,9 @@ end
 
 -- Whether a call's placement holds still.
 local function is_reserved(memory, call, pol, now)
+  if call.s ~= 'reserved' then
+    return false
+  end
   local slot = slot_of(call.t)
   return reserved_of(memory, call.n).slots[slot] and slot > last_ended(pol, now)
 end

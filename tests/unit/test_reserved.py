@@ -14,7 +14,7 @@ from controller.errors import FleetUnreachable
 from controller.fleet.functions import Fleet
 from controller.fleet.library import library
 from controller.fleet.state import Beat
-from controller.model import CallStarted, NodeState, Rejected
+from controller.model import CallEnded, CallStarted, NodeState, Rejected
 from tests.redis_server import RedisServer
 from tests.unit.test_functions import POLICY, add, fleet, place, server, view
 
@@ -210,3 +210,18 @@ async def test_they_hold_when_no_beat_kept_the_proof(short_lived: Fleet) -> None
     await asyncio.sleep(0.4)
     assert await place(short_lived, "c") == first
     assert await reserved(short_lived) == 1
+
+
+@pytest.mark.parametrize("how", ["refused", "hung up"])
+async def test_a_call_that_is_over_is_placed_anew(fleet: Fleet, how: str) -> None:
+    """Though others hold that were placed on its node in the same moment."""
+    lease = await add(fleet, "e1")
+    first, _ = await place(fleet, "c"), await place(fleet, "other")
+    if how == "refused":
+        refused = await fleet.route("c", "east", "1", "1", failed=first.placement)
+        assert isinstance(refused, Rejected)
+    else:
+        await fleet.events(lease, [CallStarted("p", first.placement, "1", "2"), CallEnded("p")])
+    again = await place(fleet, "c")
+    assert again.placement != first.placement
+    assert await reserved(fleet) == 2
