@@ -36,6 +36,7 @@ from controller.model import (
     CallEnded,
     CallStarted,
     CallTruth,
+    NodeEvent,
     PhoneGone,
     PhoneRegistered,
     Placed,
@@ -97,6 +98,9 @@ class Placement(RuleBasedStateMachine):
         self.pbx = {name: Pbx(limit) for name, limit in LIMITS.items()}
         self.placed: dict[str, Placed] = {}
         self.at: set[str] = set()  # nodes where PHONE is registered
+        #: placements that Redis's data has, and those of them whose calls are over
+        self.known: set[str] = set()
+        self.over: set[str] = set()
         self.serial = 0
         self.driver = 0
         self.take_over()
@@ -137,6 +141,9 @@ class Placement(RuleBasedStateMachine):
     def ask(self, call_id: str, region: str, failed: str = "", callee: str = "95\0") -> Verdict:
         verdict = self.run(self.fleet.route(call_id, region, "\r\n100", callee, "", failed))
         if isinstance(verdict, Placed):
+            # 1: it holds nothing any more, so an INVITE that it sends there counts nowhere.
+            assert verdict.placement not in self.over
+            self.known.add(verdict.placement)
             before = self.placed.get(call_id)
             if before is None or before.placement != verdict.placement:
                 self.check_new(verdict)
@@ -236,12 +243,28 @@ class Placement(RuleBasedStateMachine):
         if not pbx.up or not pbx.calls:
             return
         pbx_id = next(iter(pbx.calls))
-        del pbx.calls[pbx_id]
+        placement = pbx.calls.pop(pbx_id)
+        if placement in self.known and not lost:
+            self.over.add(placement)
         for _ in range(0 if lost else 1 + repeat):
             self.run(self.fleet.events(self.leases[name], [CallEnded(pbx_id, 16)]))
         if lost:
             pbx.lost += 1
             self.run(self.fleet.beat(self.leases[name], Beat(True, in_step=False)))
+
+    @rule(region=st.sampled_from(["east", "west"]))
+    def call_that_is_over_comes_again(self, region: str) -> None:
+        """At once, while others hold that were placed in the same moment."""
+        self.serial += 1
+        call_id, pbx_id = f"call {self.serial}", f"short {self.serial}"
+        first = self.ask(call_id, region)
+        self.burst()
+        if isinstance(first, Placed):
+            self.pbx[first.node].coming.pop(first.placement, None)
+            told: list[NodeEvent] = [CallStarted(pbx_id, first.placement), CallEnded(pbx_id, 16)]
+            self.run(self.fleet.events(self.leases[first.node], told))
+            self.over.add(first.placement)
+        self.ask(call_id, region)
 
     @rule(name=st.sampled_from(sorted(LIMITS)))
     def compare(self, name: str) -> None:
@@ -311,6 +334,8 @@ class Placement(RuleBasedStateMachine):
         else:
             self.run(self.fleet.client.flushall())
         self.at.clear()
+        self.known.clear()
+        self.over.clear()
         self.take_over()
         for name, lease in old.items():
             assert int(self.leases[name].epoch) > int(lease.epoch)
