@@ -115,7 +115,7 @@ class Uas:
 
     def shown(self) -> list[str]:
         """Placements of the calls that came since it was last asked; of those that had one."""
-        return [line.decode() for line in self._log.read().split() if line]
+        return self._log.read().decode().split()
 
 
 def _start_uas(lab: Lab, name: str, log: Path) -> str:

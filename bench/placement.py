@@ -129,6 +129,10 @@ async def _placed_window(load: Load, nodes: SimulatedNodes, count: int) -> Windo
     raise RuntimeError(f"no window of {count} calls in {TRIES_MAX} was placed whole")
 
 
+async def _pair(load: Load, nodes: SimulatedNodes, sets: int, routes: int) -> tuple[Window, Window]:
+    return await load.set(sets), await _placed_window(load, nodes, routes)
+
+
 async def _measure(quick: bool) -> Report:
     sizes = (10, 100) if quick else SIZES
     live = 10_000 if quick else LIVE_CALLS
@@ -152,18 +156,17 @@ async def _measure(quick: bool) -> Report:
         route_count = round((await _placed_window(load, fleets[sizes[0]], 2000)).per_s * WINDOW_S)
         for _ in range(rounds):
             for size, fleet in fleets.items():
-                sets[size].append(await load.set(set_count))
-                routes[size].append(await _placed_window(load, fleet, route_count))
-            both = (
-                await pipelined.set(4 * set_count),
-                await _placed_window(pipelined, fleets[100], route_count),
-            )
-            piped.append(both)
+                window, placed = await _pair(load, fleet, set_count, route_count)
+                sets[size].append(window)
+                routes[size].append(placed)
+            piped.append(await _pair(pipelined, fleets[100], 4 * set_count, route_count))
         for _ in range(MORE_ROUNDS * rounds):
             if len(calm(list(zip(sets[100], routes[100], strict=True)))) >= rounds:
                 break
-            sets[100].append(await load.set(set_count))
-            routes[100].append(await _placed_window(load, fleets[100], route_count))
+            window, placed = await _pair(load, fleets[100], set_count, route_count)
+            sets[100].append(window)
+            routes[100].append(placed)
+            piped.append(await _pair(pipelined, fleets[100], 4 * set_count, route_count))
         nodes_seen = len(await fleets[100].fleet.nodes())
         await client.aclose()
     if nodes_seen != 100:

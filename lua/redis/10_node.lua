@@ -62,19 +62,13 @@ redis_call = function(...)
   return redis_call(...)
 end
 
-redis_pcall = function(...)
-  bind()
-  return redis_pcall(...)
-end
-
 local memories = {}
 
 local function memory_of(P)
   local memory = memories[P]
   if not memory then
     memory = {
-      rates = {}, stats = {}, nodes = {}, orders = {}, phones = {}, reserved = {},
-      proof_key = P .. ':server:', settles_ms = 0,
+      rates = {}, stats = {}, nodes = {}, orders = {}, phones = {},
     }
     memories[P] = memory
   end

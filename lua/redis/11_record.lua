@@ -14,12 +14,13 @@ local function call_key(call_id)
   return sub(sha1hex(call_id), 1, 32)
 end
 
+local function cut(text, length)
+  return #text > length and sub(text, 1, length) or text
+end
+
 -- What phones sent may be any bytes; who asks for a record gets printable ASCII.
 local function clean(text, length)
-  text, length = text or '', length or TEXT_MAX
-  if #text > length then
-    text = sub(text, 1, length)
-  end
+  text = cut(text or '', length or TEXT_MAX)
   if find(text, PRINTABLE) then
     return text
   end
@@ -28,10 +29,6 @@ end
 
 -- A placement cuts a call's texts and leaves them as they are; whoever reads one or takes it out of
 -- its state `reserved` cleans them.
-local function cut(text)
-  return #text > TEXT_MAX and sub(text, 1, TEXT_MAX) or text
-end
-
 local function clean_call(call)
   call.id, call.pri = clean(call.id, ID_MAX), clean(call.pri)
   call.from, call.to = clean(call.from), clean(call.to)

@@ -101,18 +101,17 @@ end
 -- would have ended.
 local function learn_reserved(memory, told, pol, now)
   local id, settles_ms, handed = match(told or '', '^(%x+) (%d+) ?(.*)$')
-  local knows = memory.knows_reserved and (not id or id == memory.run_id)
-  memory.settles_ms = knows and memory.settles_ms or tonumber(settles_ms or 0)
-  if knows or not id then
+  if memory.reserved and (not id or id == memory.run_id) then
     return id
-  elseif id == memory.run_id and handed ~= '' then
+  end
+  memory.reserved, memory.settles_ms = {}, tonumber(settles_ms or 0)
+  if id == memory.run_id and handed ~= '' then
     for name, slots in pairs(cmsgpack.unpack(handed)) do
       for slot, count in pairs(slots) do
         reserve(reserved_of(memory, name), slot * SLOT_MS, count)
       end
     end
-  else
-    memory.reserved = {}
+  elseif id then
     memory.settles_ms = now + (pol and pol.reservation_ms + SLOT_MS or 0)
   end
   return id
@@ -127,7 +126,6 @@ local function adopt(P, memory, dry)
     memory.proof_key = P .. ':server:' .. memory.run_id
   end
   local id = learn_reserved(memory, told, policy(P), now)
-  memory.knows_reserved = true
   local names = redis_call('SMEMBERS', P .. ':nodes')
   if not id and #names == 0 then -- emptied: nodes that come back have a hold
     memory.reserved, memory.settles_ms = {}, 0
@@ -153,12 +151,12 @@ end
 -- has not made this data its own yet, such as a replica, then reads it anew for each.
 local function picture(P, dry)
   local memory = memory_of(P)
-  local left_ms, ends_ms = redis_pcall('PTTL', memory.proof_key), memory.ends_ms
   -- With an older users.acl the answer is an error, which is no number.
-  if not ends_ms or (number_of(left_ms) or -1) < 0 then
+  local left_ms = memory.ends_ms and number_of(redis_pcall('PTTL', memory.proof_key))
+  if not left_ms or left_ms < 0 then
     return adopt(P, memory, dry)
   end
-  local now = ends_ms - left_ms
+  local now = memory.ends_ms - left_ms
   if memory.doubt and not dry then
     reread(P, memory.doubt, now)
   end

@@ -40,15 +40,16 @@ local function standing(memory, call, now)
   return node and answer(node, call.p, call.svc or '', call.why)
 end
 
--- What keeps every call of that region from being placed.
-local function refused(pol, memory, region, dry)
+-- What keeps every call of that region from being placed, or nil.
+local function refused(pol, memory, region, now, dry)
   if not pol then
     return reject(memory, nil, 'the fleet is not known yet', 'unknown fleet', dry, true)
   elseif not pol.regions[region] then
     return reject(memory, pol, 'there is no such region', 'unknown region', dry)
+  elseif now < memory.settles_ms then
+    return reject(
+      memory, pol, 'Redis took over, or lost its functions, and settles', 'settling', dry, true)
   end
-  return reject(
-    memory, pol, 'Redis took over, or lost its functions, and settles', 'settling', dry, true)
 end
 
 -- The node for a call, the reason and whether it is a spill; or nil, and what reject wants to know.
@@ -113,8 +114,9 @@ local function route(P, args, dry)
   end
   local memory, now = picture(P, dry)
   local pol = memory.policy or policy(P)
-  if not pol or not pol.regions[region] or now < memory.settles_ms then
-    return refused(pol, memory, region, dry)
+  local refusal = refused(pol, memory, region, now, dry)
+  if refusal then
+    return refusal
   end
 
   local key, tried, names, before = call_key(call_id), NONE, nil, nil
@@ -148,9 +150,9 @@ local function route(P, args, dry)
   if dry then
     return answer(node, placement, service, why)
   end
-  local id = #call_id > ID_MAX and sub(call_id, 1, ID_MAX) or call_id
   local record = new_record(
-    id, node.name, placement, region, cut(caller), cut(callee), cut(priority), service, now, why)
+    cut(call_id, ID_MAX), node.name, placement, region, cut(caller, TEXT_MAX),
+    cut(callee, TEXT_MAX), cut(priority, TEXT_MAX), service, now, why)
   if not before then
     before = add_call(P, key, record)
     local same = before and standing(memory, before, now)

@@ -50,7 +50,7 @@ async def fleet(server: RedisServer) -> AsyncIterator[Fleet]:
 async def settle(fleet: Fleet) -> None:
     """Ends the hold that fresh data puts on its nodes."""
     for view in await fleet.nodes():
-        await fleet.client.hset(f"pbx:{{unit}}:node:{view.name}", "hold", "0")
+        await fleet.client.hset(f"pbx:{{{fleet.name}}}:node:{view.name}", "hold", "0")
 
 
 async def add(fleet: Fleet, name: str, region: str = "east", **facts: Any) -> Lease:

@@ -108,13 +108,7 @@ async def test_each_fleet_of_a_server_keeps_its_own() -> None:
         ours, theirs = Fleet(client, "unit"), Fleet(client, "theirs")
         for each in (ours, theirs):
             await each.set_policy(POLICY)
-            lease = (await each.claim("d", 60_000, ["e1"]))[0]
-            facts = {"region": "east", "address": "e1:5060", "kind": "asterisk", "weight": 1,
-                     "calls_max": 9, "owner": "d"}  # fmt: skip
-            await each.register(lease, facts)
-            await client.hset(f"pbx:{{{each.name}}}:node:e1", "hold", "0")
-            await each.beat(lease, Beat(True))
-            await each.reconcile(lease, [])
+            await add(each, "e1")
             await place(each, "c")
         await place(theirs, "d")
         await ours.load()
