@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.figures import Report, circumstances
 
-BENCHES = ("placement", "events", "edge", "detection", "herd", "srtp", "vault")
+BENCHES = ("placement", "events", "edge", "detection", "herd", "balance", "srtp", "vault")
 #: run by itself too, but part of another: srtp
 PARTS = ("phones",)
 

@@ -56,9 +56,9 @@ class SimulatedNodes:
         self._leases: list[Lease] = []
         self._known: set[bytes] = set()
 
-    async def join(self) -> None:
-        """Registers every node, in step and without a call. Their hold, which lets reservations of
-        before a loss of data land, is lifted: there were none."""
+    async def join(self) -> list[Lease]:
+        """Registers every node, in step and without a call, and returns their leases. Their hold,
+        which lets reservations of before a loss of data land, is lifted: there were none."""
         await self.fleet.set_policy(placement_policy([self.region]))
         self._leases = await self.fleet.claim("bench", LEASE_MS, self._addresses)
         for lease in self._leases:
@@ -74,6 +74,7 @@ class SimulatedNodes:
             await self.client.hset(f"{self.prefix}:node:{lease.node}", "hold", "0")
             await self.fleet.beat(lease, Beat(link=True, channels=0, cpu=0.2))
             await self.fleet.reconcile(lease, [])
+        return self._leases
 
     async def occupy(self, calls: int) -> None:
         """`calls` live calls, evenly spread, which the fleet did not place."""

@@ -19,8 +19,9 @@
 -- P:stats. A failover starts them anew.
 --
 -- A node's fields, numbers as strings: region address kind weight calls_max channels_max rate_max
--- version want link sip synced seen since hold epoch channels cpu loss jitter mes. Whoever changes
--- one of them ends with reread, whoever changes its calls with recount.
+-- version want link sip synced seen since hold epoch channels channels_calls cpu cpu_calls loss jitter
+-- mes. Whoever changes one of them ends with reread, whoever changes its calls with recount.
+--   cpu, cpu_calls  of the host, smoothed, and the live calls that it is of; so with channels_calls
 --   want    what the operator wants: active draining standby ejected
 --   link    "1" while a driver holds a control link; sip "0" while OPTIONS go unanswered
 --   synced  "1" once the live set was compared with the node's own list under the present lease
@@ -30,17 +31,18 @@
 local RATE_TAU_MS = 5000
 local SMOOTH_TAU_MS = 3000
 local RAMP_FLOOR = 0.1
--- CPU readings of equal nodes differ by noise; steps keep that noise from choosing the node.
-local CPU_STEP = 0.05
+-- Of its limit, the calls among which a reading is shared at least: what a node does besides its calls
+-- is no call's price.
+local SHARED_MIN = 0.1
 local TIE = 0.01
 
 local FIELDS = {
   'region', 'address', 'weight', 'calls_max', 'channels_max', 'rate_max', 'want', 'link', 'sip',
-  'synced', 'seen', 'since', 'hold', 'channels', 'cpu',
+  'synced', 'seen', 'since', 'hold', 'channels', 'channels_calls', 'cpu', 'cpu_calls',
 }
 local NUMBERS = {
   weight = true, calls_max = true, channels_max = true, rate_max = true, seen = true,
-  since = true, hold = true, channels = true, cpu = true,
+  since = true, hold = true, channels = true, channels_calls = true, cpu = true, cpu_calls = true,
 }
 
 -- Looking these up costs more than running them, so a library keeps them once it runs. While it
@@ -135,10 +137,28 @@ local function bump_rate(node, now)
   rate.per_s, rate.ms = decayed_rate(node, now) + 1000 / RATE_TAU_MS, now
 end
 
+-- The fuller of the signals that a node's beats tell, 0 to 1 and beyond, as a line over its calls: its
+-- height without any, and its rise with each. A reading is behind what it tells of: a node that looks
+-- idle would have every call until the next one, so it is brought forward by the calls since. Each
+-- counts as much as those that the reading is of, and no less than its part of the limit.
+local function told_line(node)
+  local fullest, calls = node.cpu or 0, node.cpu_calls
+  local channels = node.channels and node.channels_max and node.channels / node.channels_max or 0
+  if channels > fullest then
+    fullest, calls = channels, node.channels_calls
+  end
+  local limit = node.calls_max
+  if not calls or not limit then
+    return fullest, 0
+  end
+  local rise = max(fullest / max(calls, limit * SHARED_MIN), 1 / limit)
+  return fullest - rise * calls, rise
+end
+
 -- As it stands in Redis, without its calls; besides what each call would work out anew:
---   sound    no field keeps calls away: only silence and its hold can
---   fullest  of the signals that its beats tell, 0 to 1 and beyond
---   told     name and address as a placement's answer has them
+--   sound         no field keeps calls away: only silence and its hold can
+--   height, rise  of told_line
+--   told          name and address as a placement's answer has them
 local function read_node(P, name)
   local values = redis_call('HMGET', P .. ':node:' .. name, unpack(FIELDS))
   local node = { name = name, rate = rate_of(P, name), seen = 0, since = 0, hold = 0 }
@@ -153,10 +173,7 @@ local function read_node(P, name)
   end
   node.sound = node.link == '1' and node.synced == '1' and node.sip ~= '0' and node.want == 'active'
     and node.calls_max
-  node.fullest = node.cpu and floor(node.cpu / CPU_STEP) * CPU_STEP or 0
-  if node.channels and node.channels_max then
-    node.fullest = max(node.fullest, node.channels / node.channels_max)
-  end
+  node.height, node.rise = told_line(node)
   node.place_stat, node.spill_stat = 'place:' .. node.region, 'spill:' .. node.region
   node.told = 'place|' .. name .. '|' .. (node.address or '') .. '|'
   return node
@@ -173,12 +190,13 @@ end
 
 -- The fullest of the node's signals, 0 to 1 and beyond, over its weight. Needs count_calls.
 local function load_of(node, pol, now)
-  local share, limit, fullest = 1, node.calls_max, node.fullest
+  local share, limit, all = 1, node.calls_max, node.live + node.reserved
+  local fullest = node.height + node.rise * all
   if now - node.since < pol.ramp_ms then
     share = ramp_share(node, pol, now)
     limit = limit * share
   end
-  local calls = (node.live + node.reserved) / (limit > 1 and limit or 1)
+  local calls = all / (limit > 1 and limit or 1)
   if calls > fullest then
     fullest = calls
   end
@@ -213,7 +231,7 @@ local function has_room(node, share, now)
     return false
   end
   if node.channels and node.channels_max then
-    if node.channels + node.reserved + 1 > node.channels_max then
+    if node.channels + calls - (node.channels_calls or node.live) + 1 > node.channels_max then
       return false
     end
   end

@@ -140,6 +140,15 @@ local function smoothed(before, value, dt_ms)
   return before + (value - before) * (1 - math.exp(-dt_ms / SMOOTH_TAU_MS))
 end
 
+-- Both alike, so that a reading and the calls that it is of are behind by the same time. A node that is
+-- not in step has calls that nobody counts yet.
+local function put_cpu(put, node, cpu, dt_ms)
+  put('cpu', format('%.4f', smoothed(node.cpu, cpu, dt_ms)))
+  if node.synced == '1' then
+    put('cpu_calls', format('%.2f', smoothed(node.cpu_calls, node.live, dt_ms)))
+  end
+end
+
 -- beat: KEYS P; ARGV node epoch msgpack: {link, sip, silence_ms, channels, channels_max,
 -- calls_max, cpu, loss, jitter, mes, version, problem, in_step}; what is absent stays as it was. in_step
 -- false (events were lost) keeps calls away until the next reconcile. silence_ms is an age
@@ -179,10 +188,11 @@ redis.register_function('beat', function(keys, args)
   end
   local dt = now - (node.seen or now)
   if told.cpu then
-    put('cpu', string.format('%.4f', smoothed(node.cpu, told.cpu, math.max(dt, 1))))
+    put_cpu(put, node, told.cpu, math.max(dt, 1))
   end
   if told.channels then
     put('channels', told.channels)
+    put('channels_calls', node.synced == '1' and node.live or nil)
   end
   for _, field in ipairs({ 'channels_max', 'calls_max', 'loss', 'jitter', 'mes', 'version', 'problem' }) do
     put(field, told[field])

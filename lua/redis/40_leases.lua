@@ -264,8 +264,11 @@ redis.register_function('host', function(keys, args)
   local P, name, cpu = keys[1], args[1], tonumber(args[2])
   local node = picture(P).nodes[name]
   if cpu and cpu >= 0 and cpu <= 1 and node then
-    local value = smoothed(node.cpu, cpu, 1000)
-    redis.call('HSET', P .. ':node:' .. name, 'cpu', string.format('%.4f', value), 'load1', args[3])
+    local write = { 'load1', args[3] }
+    put_cpu(function(field, value)
+      write[#write + 1], write[#write + 2] = field, value
+    end, node, cpu, 1000)
+    redis.call('HSET', P .. ':node:' .. name, unpack(write))
     reread(P, name, now_ms())
   end
   return redis.status_reply('OK')
