@@ -111,7 +111,7 @@ class Recorder:
         """Those of a call that have not ended. call: as the PBX names it, or its Call-ID."""
         return [
             recording
-            for recording in self.live.values()
+            for recording in list(self.live.values())  # threads take out of it
             if call in (recording.memo.pbx, recording.memo.leg, recording.memo.call)
             and recording.memo.ended is None
         ]
@@ -163,7 +163,8 @@ class Recorder:
             more = False
         if not self._flight and now_s >= self._retry_at_s:
             self._drain()
-        await asyncio.to_thread(self._tidy)
+        for words in await asyncio.to_thread(self._tidy):
+            self._alarm(words)
         return more
 
     def _fly(self, body: bytes, frames: list[Frame]) -> Flight:
@@ -340,7 +341,9 @@ class Recorder:
         self.live.pop(recording.id, None)
         self._openings.drop(recording.id)
 
-    def _tidy(self) -> None:
+    def _tidy(self) -> list[str]:
+        """In a thread; what is to be told of it."""
+        told = []
         if (now_s := time.monotonic()) > self._swept_s + SWEEP_EVERY_S:
             self._swept_s = now_s
             tmpfs.sweep(self._folder, set(self.live))
@@ -349,7 +352,7 @@ class Recorder:
             if recording.empty:
                 ended = recording.memo.ended
                 if ended and ended.outcome is Outcome.PARTIAL:
-                    self._alarm(f"recording {recording.id} never began: {ended.reason}")
+                    told.append(f"recording {recording.id} never began: {ended.reason}")
                 self._remove(recording)
             elif recording.cut:
                 self._orphans[recording.id] = (
@@ -357,9 +360,10 @@ class Recorder:
                 )  # fmt: skip
                 recording.files.remove()
                 self.live.pop(recording.id)
-                self._alarm(f"recording {recording.id}: its file was cut or begun anew")
+                told.append(f"recording {recording.id}: its file was cut or begun anew")
             else:
                 recording.forget(all_of_it=bool(crowded))
+        return told
 
     def _tell_full(self, why: str) -> None:
         if not self._full:
@@ -374,7 +378,7 @@ class Recorder:
 
     def stop_all(self, why: str) -> None:
         """Asks the PBX to end them; what there is of them is kept. Repeatable."""
-        on = [r for r in self.live.values() if r.memo.ended is None and not r.stopping]
+        on = [r for r in list(self.live.values()) if r.memo.ended is None and not r.stopping]
         if on:
             self._alarm(f"{len(on)} recordings are stopped: {why}")
         for recording in on:

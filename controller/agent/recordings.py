@@ -226,8 +226,7 @@ class NodeRecordings:
             self._alarms.clear()
         self._alarms[words] = now_s
         _log.error("%s: %s", self.node, words)
-        with contextlib.suppress(RuntimeError):  # no loop yet
-            self._soon(self._fleet_alarm(words))
+        self._soon(self._fleet_alarm(words))
 
     async def _fleet_alarm(self, words: str) -> None:
         with contextlib.suppress(PbxctlError):  # it stands in the log

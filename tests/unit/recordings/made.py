@@ -113,8 +113,12 @@ class Node:
         self.spool = Spool(place / "spool", spool_bytes)
         self.recorder = Recorder(
             "n", self.tmpfs, self.spool, Openings(place / "spool" / "open"), vault,
-            alarm=self.alarms.append, stop=lambda memo: self.stopped.append(memo.begin.recording),
+            alarm=self._alarm, stop=lambda memo: self.stopped.append(memo.begin.recording),
         )  # fmt: skip
+
+    def _alarm(self, words: str) -> None:
+        asyncio.get_running_loop()  # from a thread the agent could not pass it on
+        self.alarms.append(words)
 
     def record(self, layout: Layout = STEREO) -> Files:
         files, memo = new(self.tmpfs, layout)
