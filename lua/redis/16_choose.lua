@@ -99,23 +99,23 @@ end
 
 -- Printing a number costs as much as a command of Redis; those that reasons have are few.
 local WORDED_MAX = 10000
+
 local integers, hundredths = {}, {}
 
-local function worded(number)
-  local text = format('%d', number)
-  integers[number] = number <= WORDED_MAX and text or nil
+local function worded(words, form, key, number)
+  local text = format(form, number)
+  words[key] = key <= WORDED_MAX and text or nil
   return text
 end
 
+local function worded_integer(number)
+  return integers[number] or worded(integers, '%d', number, number)
+end
+
 local function worded_load(load)
-  local number = load * 100 + 0.5
-  number = number - number % 1
-  local text = hundredths[number]
-  if not text then
-    text = format('%.2f', load)
-    hundredths[number] = number <= WORDED_MAX and text or nil
-  end
-  return text
+  local key = load * 100 + 0.5
+  key = key - key % 1
+  return hundredths[key] or worded(hundredths, '%.2f', key, load)
 end
 
 -- The node for a call, with the reason in words; or nil and why there is none, and whether the
@@ -144,9 +144,8 @@ local function choose(P, memory, pol, now, regions, share, tried)
     return nil, 'no node of ' .. where .. ' is fit', next(tried) == nil
   end
   local why = 'least load ' .. worded_load(pick.load) .. ' in ' .. pick.region .. ', calls '
-    .. (integers[pick.live] or worded(pick.live)) .. '+'
-    .. (integers[pick.reserved] or worded(pick.reserved)) .. ' of '
-    .. (integers[pick.calls_max] or worded(pick.calls_max))
+    .. worded_integer(pick.live) .. '+' .. worded_integer(pick.reserved) .. ' of '
+    .. worded_integer(pick.calls_max)
     .. (after and '; next ' .. after.name .. ' ' .. worded_load(after_load) or '')
   if spilled or ramps then
     why = (spilled and 'spilled from ' .. regions[1] .. ': ' or '') .. why
