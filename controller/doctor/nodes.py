@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Iterable
 
@@ -27,6 +28,8 @@ from controller.pbx.version import ASTERISK_NATIVE_DRAIN, floor_of, parse_versio
 
 TCP_WAIT_S = 2.0
 HEARTBEAT_WAIT_S = 2.5
+CPU_MEAN_MAX_S = 3
+SWITCH_CONF = "xml_locate configuration configuration name switch.conf"
 AT_ONCE = 20
 ASTERISK_MODULES = ("res_pjsip", "chan_pjsip", "res_pjsip_session", "pbx_config", "func_channel")
 FREESWITCH_MODULES = ("mod_sofia", "mod_event_socket", "mod_dptools", "mod_commands")
@@ -109,6 +112,20 @@ def judge_heartbeat(name: str, heard: bool) -> Finding:
         "heartbeat",
         f"none within {HEARTBEAT_WAIT_S:g} s",
         'set <param name="event-heartbeat-interval" value="1"/> in switch.conf.xml',
+    )
+
+
+def judge_cpu(name: str, switch_conf: str) -> Finding:
+    """switch_conf: as the node runs on it, XML."""
+    depth = re.search(r'"cpu-idle-smoothing-depth"\s+value="(\d+)"', switch_conf)
+    seconds = int(depth[1]) if depth else 0
+    if 0 < seconds <= CPU_MEAN_MAX_S:
+        return ok(name, "cpu", f"is told as a mean of {seconds} s")
+    return warn(
+        name,
+        "cpu",
+        f"is told as a mean of {seconds or 30} s, too late to place calls by",
+        'set <param name="cpu-idle-smoothing-depth" value="1"/> in switch.conf.xml',
     )
 
 
@@ -278,6 +295,7 @@ async def _look_into_freeswitch(
             absent = [m for m in FREESWITCH_MODULES if link.api(f"module_exists {m}") != "true"]
             told = link.api("strepoch").strip()
             found = [judge_modules(name, absent, node.kind)]
+            found.append(judge_cpu(name, link.api(SWITCH_CONF)))
             if told.isdigit():
                 found.append(judge_skew(name, int(told) + 0.5 - time.time()))
             found.append(check_dump(name, host, link.api("eval $${log_dir}").strip()))

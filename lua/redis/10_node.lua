@@ -19,9 +19,10 @@
 -- P:stats. A failover starts them anew.
 --
 -- A node's fields, numbers as strings: region address kind weight calls_max channels_max rate_max
--- version want link sip synced seen since hold epoch channels channels_calls cpu cpu_calls loss jitter
--- mes. Whoever changes one of them ends with reread, whoever changes its calls with recount.
+-- version want link sip synced seen since hold epoch channels channels_calls cpu cpu_calls host_told
+-- loss jitter mes. Whoever changes one of them ends with reread, whoever changes its calls with recount.
 --   cpu, cpu_calls  of the host, smoothed, and the live calls that it is of; so with channels_calls
+--   host_told       ms of its agent's last word on its host
 --   want    what the operator wants: active draining standby ejected
 --   link    "1" while a driver holds a control link; sip "0" while OPTIONS go unanswered
 --   synced  "1" once the live set was compared with the node's own list under the present lease
@@ -39,10 +40,12 @@ local TIE = 0.01
 local FIELDS = {
   'region', 'address', 'weight', 'calls_max', 'channels_max', 'rate_max', 'want', 'link', 'sip',
   'synced', 'seen', 'since', 'hold', 'channels', 'channels_calls', 'cpu', 'cpu_calls',
+  'host_told',
 }
 local NUMBERS = {
   weight = true, calls_max = true, channels_max = true, rate_max = true, seen = true,
   since = true, hold = true, channels = true, channels_calls = true, cpu = true, cpu_calls = true,
+  host_told = true,
 }
 
 -- Looking these up costs more than running them, so a library keeps them once it runs. While it

@@ -140,6 +140,9 @@ local function smoothed(before, value, dt_ms)
   return before + (value - before) * (1 - math.exp(-dt_ms / SMOOTH_TAU_MS))
 end
 
+-- An agent tells each second.
+local HOST_TOLD_MS = 5000
+
 -- Both alike, so that a reading and the calls that it is of are behind by the same time. A node that is
 -- not in step has calls that nobody counts yet.
 local function put_cpu(put, node, cpu, dt_ms)
@@ -187,7 +190,7 @@ redis.register_function('beat', function(keys, args)
     put('sip', told.sip and '1' or '0')
   end
   local dt = now - (node.seen or now)
-  if told.cpu then
+  if told.cpu and now - (node.host_told or 0) > HOST_TOLD_MS then
     put_cpu(put, node, told.cpu, math.max(dt, 1))
   end
   if told.channels then

@@ -259,17 +259,18 @@ redis.register_function('done', function(keys, args)
 end)
 
 -- host: KEYS P; ARGV node cpu load1. The agent's report of its host; cpu 0 to 1. It has no lease,
--- so it can not make a node fit: it only fills the CPU signal.
+-- so it can not make a node fit: it only fills the CPU signal, before what the PBX itself tells of it.
 redis.register_function('host', function(keys, args)
   local P, name, cpu = keys[1], args[1], tonumber(args[2])
   local node = picture(P).nodes[name]
   if cpu and cpu >= 0 and cpu <= 1 and node then
-    local write = { 'load1', args[3] }
+    local now = now_ms()
+    local write = { 'load1', args[3], 'host_told', now }
     put_cpu(function(field, value)
       write[#write + 1], write[#write + 2] = field, value
     end, node, cpu, 1000)
     redis.call('HSET', P .. ':node:' .. name, unpack(write))
-    reread(P, name, now_ms())
+    reread(P, name, now)
   end
   return redis.status_reply('OK')
 end)

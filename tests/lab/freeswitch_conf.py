@@ -33,6 +33,7 @@ def freeswitch_xml(settings: FreeSwitchSettings) -> str:
     switch = {
         "switchname": settings.name,
         "event-heartbeat-interval": "1",
+        "cpu-idle-smoothing-depth": "1",
         "max-sessions": str(settings.sessions_max),
         "sessions-per-second": "200",
         "loglevel": "notice",

@@ -117,7 +117,16 @@ def test_doctor_finds_what_is_wrong_with_a_node(lab: Lab, fleet: LabFleet) -> No
 def test_doctor_looks_into_freeswitch(lab: Lab) -> None:
     with LabFleet(lab, {lab.freeswitch("f1"): "east"}, lab.redis()) as fleet:
         found = findings(fleet)
-        for check in ("secret", "sip", "control port", "login", "limit", "heartbeat", "modules"):
+        for check in (
+            "secret",
+            "sip",
+            "control port",
+            "login",
+            "limit",
+            "heartbeat",
+            "modules",
+            "cpu",
+        ):
             assert found["f1", check]["level"] == "ok", found["f1", check]
         assert found["fleet", "drivers"]["level"] == "fail"
 

@@ -105,3 +105,12 @@ async def test_channels_of_calls_that_came_since_the_beat_count(fleet: Fleet) ->
             placed += 1
             await fleet.events(lease, [CallStarted(f"p{n}", verdict.placement)])
     assert placed == 10
+
+
+async def test_the_agents_word_on_the_host_comes_before_the_pbxs(fleet: Fleet) -> None:
+    lease = await join(fleet, "a", calls=0, told=Beat(link=True, cpu=0.8))
+    for _ in range(20):
+        await fleet.host_report("a", 0.2, 1.0)
+        await fleet.beat(lease, Beat(link=True, cpu=0.8))
+    (node,) = await fleet.nodes()
+    assert node.cpu < 0.25
