@@ -293,7 +293,8 @@ class Fleet:
         await self.call_function("forget", *nodes)
 
     async def beat(self, lease: Lease, beat: Beat) -> tuple[str, int]:
-        """Tells a node's health; answers what the operator wants and how many commands wait."""
+        """Tells a node's health; answers what the operator wants and how many commands
+        wait or run."""
         want, waiting = await self.call_function("beat", lease.node, lease.epoch, _pack(beat))
         return want.decode(), waiting
 

@@ -9,7 +9,8 @@ Invariants
               on meanwhile, until the word of its last driver is too old (lua/redis, claim).
     fencing   every write carries the lease. A stale one stops all writing until `renew` brings
               the next lease; the link to the PBX, and the calls on it, go on meanwhile.
-    commands  are run once, one after the other; a repeat is Redis's decision, never ours.
+    commands  are run once, one after the other; a repeat is Redis's decision, never ours. The next
+              is taken when none runs, so that Redis knows which were lost.
 """
 
 from __future__ import annotations
@@ -213,7 +214,7 @@ class Worker:
         self._compare_now.set()
 
     async def _word(self, beat: Beat) -> int:
-        """One beat; how many commands wait. Redis away or the lease lost: 0, and out of step."""
+        """One beat; how many commands wait or run. Redis away or the lease lost: 0, out of step."""
         self._phones.renew(self.lease)
         if self.lease is None:
             return 0

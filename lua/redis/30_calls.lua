@@ -155,7 +155,8 @@ end
 -- beat: KEYS P; ARGV node epoch msgpack: {link, sip, silence_ms, channels, channels_max,
 -- calls_max, cpu, loss, jitter, mes, version, problem, in_step}; what is absent stays as it was. in_step
 -- false (events were lost) keeps calls away until the next reconcile. silence_ms is an age
--- by the driver's own monotonic clock. Returns want, and the number of waiting commands.
+-- by the driver's own monotonic clock. Returns want, and the number of commands that wait or run:
+-- of those that run some may be lost (take, 40_leases.lua).
 redis.register_function('beat', function(keys, args)
   local P, name = keys[1], args[1]
   local stale, now = fenced(P, name, args[2])
@@ -208,7 +209,8 @@ redis.register_function('beat', function(keys, args)
   if memory.ends_ms and memory.ends_ms - now < PROOF_KEEP_MS / 2 then
     prove(memory, now)
   end
-  return { node.want, redis.call('LLEN', P .. ':commands:' .. name) }
+  local waiting = redis.call('LLEN', P .. ':commands:' .. name)
+  return { node.want, waiting + redis.call('HLEN', P .. ':running:' .. name) }
 end)
 
 -- calls: KEYS P; ARGV node limit. Returns msgpack records of the node's live calls.

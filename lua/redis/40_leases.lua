@@ -209,25 +209,22 @@ local function finish_command(P, name, id, state, result)
   redis.call('PEXPIRE', P .. ':result:' .. id, COMMAND_KEEP_MS)
 end
 
--- take: KEYS P; ARGV node epoch. Returns id, body of the next command, or nil. What an earlier
--- epoch was running when it was lost is taken again if repeatable, else its result is "unknown":
--- it may have run, so it is never run twice.
+-- take: KEYS P; ARGV node epoch. Returns id, body of the next command, or nil. A driver that asks runs
+-- none: what is running still was lost with a link, a driver or this function's own answer. It is
+-- taken again if repeatable, before what came later; else its result is "unknown": it may have run,
+-- so it is never run twice.
 redis.register_function('take', function(keys, args)
   local P, name, epoch = keys[1], args[1], args[2]
   local stale = fenced(P, name, epoch)
   if stale then
     return stale
   end
-  local running = redis.call('HGETALL', P .. ':running:' .. name)
-  for i = 1, #running, 2 do
-    local id = running[i]
-    if running[i + 1] ~= epoch then
-      if redis.call('HGET', P .. ':command:' .. id, 'repeatable') == '1' then
-        redis.call('HDEL', P .. ':running:' .. name, id)
-        redis.call('LPUSH', P .. ':commands:' .. name, id)
-      else
-        finish_command(P, name, id, 'unknown', '{"state":"unknown"}')
-      end
+  for _, id in ipairs(redis.call('HKEYS', P .. ':running:' .. name)) do
+    if redis.call('HGET', P .. ':command:' .. id, 'repeatable') == '1' then
+      redis.call('HDEL', P .. ':running:' .. name, id)
+      redis.call('LPUSH', P .. ':commands:' .. name, id)
+    else
+      finish_command(P, name, id, 'unknown', '{"state":"unknown"}')
     end
   end
   while true do
@@ -235,12 +232,15 @@ redis.register_function('take', function(keys, args)
     if not id then
       return nil
     end
-    local body = redis.call('HGET', P .. ':command:' .. id, 'body')
-    if body then
+    local key = P .. ':command:' .. id
+    local told = redis.call('HMGET', key, 'body', 'state')
+    if told[1] then
       redis.call('HSET', P .. ':running:' .. name, id, epoch)
-      redis.call('HSET', P .. ':command:' .. id, 'state', 'running')
-      redis.call('PEXPIRE', P .. ':command:' .. id, COMMAND_KEEP_MS)
-      return { id, body }
+      redis.call('HSET', key, 'state', 'running')
+      if told[2] == 'queued' then -- one that is lost again and again ends all the same
+        redis.call('PEXPIRE', key, COMMAND_KEEP_MS)
+      end
+      return { id, told[1] }
     end
   end
 end)

@@ -1,0 +1,174 @@
+"""A worker between a scripted PBX and a real redis-server: what a lost link or word does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+import redis.asyncio as redis
+
+from controller.config import NodeConfig
+from controller.errors import CommandRefused, LinkLost
+from controller.fleet import commands
+from controller.fleet.functions import Fleet
+from controller.fleet.state import Lease
+from controller.media.policy import Demands, judge
+from controller.model import (
+    CallTruth,
+    Kind,
+    NodeEvent,
+    NodeFacts,
+    PhoneRegistered,
+    Ruling,
+    Security,
+)
+from controller.pbx.options import OptionsProbe
+from controller.pbx.worker import Worker
+from tests.lab.until import eventually
+from tests.redis_server import RedisServer
+from tests.unit.media.test_attestor import SECURE, ScriptedDriver, always
+from tests.unit.test_node_fields import POLICY
+
+CONFIG = NodeConfig(
+    Kind.ASTERISK, "east", "127.0.0.1:5060", "127.0.0.1:5038", "secret", calls_max=9
+)
+
+
+class Node:
+    """A PBX over all links to it. drains: what each drain does, the last one again and again."""
+
+    def __init__(self) -> None:
+        self.calls: list[CallTruth] = []
+        self.answer: Callable[[str], Awaitable[Sequence[Security]]] = always(SECURE)
+        self.links: list[ScriptedLink] = []
+        self.drained = 0
+        self.drains: list[Callable[[], Awaitable[None]]] = [_nothing]
+        self.lists_phones = True
+
+    def new(self, config: NodeConfig, secret: str) -> ScriptedLink:
+        self.links.append(ScriptedLink(self))
+        return self.links[-1]
+
+    @property
+    def hung_up(self) -> list[tuple[str, int]]:
+        return [each for link in self.links for each in link.hung_up]
+
+
+async def _nothing() -> None: ...
+
+
+async def _for_ever() -> None:
+    await asyncio.Event().wait()
+
+
+class ScriptedLink(ScriptedDriver):
+    def __init__(self, node: Node) -> None:
+        super().__init__(node.answer)
+        self.node = node
+        self.lost = asyncio.Event()
+
+    async def connect(self) -> NodeFacts:
+        return NodeFacts(Kind.ASTERISK, "22.10.0", 1.0)
+
+    async def watch(self) -> AsyncIterator[Sequence[NodeEvent]]:
+        await self.lost.wait()
+        raise LinkLost("torn off")
+        yield []
+
+    async def truth(self) -> Sequence[CallTruth]:
+        return self.node.calls
+
+    async def drain(self) -> None:
+        self.node.drained += 1
+        await self.node.drains[min(self.node.drained, len(self.node.drains)) - 1]()
+
+    async def phones(self) -> Sequence[PhoneRegistered]:
+        if not self.node.lists_phones:
+            raise CommandRefused("PJSIPShowContacts: the PBX refused: Permission denied")
+        return []
+
+
+@pytest.fixture
+async def fleet() -> AsyncIterator[Fleet]:
+    with RedisServer() as server:
+        fleet = Fleet(redis.Redis.from_url(server.url), "t")
+        await fleet.set_policy(POLICY)
+        yield fleet
+        await fleet.close()
+
+
+async def claimed(fleet: Fleet, owner: str = "d") -> Lease:
+    return (await fleet.claim(owner, 60_000, ["a"]))[0]
+
+
+@asynccontextmanager
+async def working(
+    fleet: Fleet, node: Node, folder: Path, lease: Lease, demands: Demands | None = None
+) -> AsyncIterator[Worker]:
+    secret = folder / "secret"
+    secret.write_text("x")
+    secret.chmod(0o600)
+
+    def judged(legs: Sequence[Security] | None, waited_s: float) -> Ruling:
+        assert demands
+        return judge(demands, legs, waited_s)
+
+    worker = Worker(
+        fleet, lease, CONFIG, secret, OptionsProbe(), "d", node.new, judged if demands else None
+    )
+    task = asyncio.create_task(worker.run())
+    try:
+        yield worker
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def state_of(fleet: Fleet, command_id: str) -> str:
+    raw = await fleet.result(command_id, 4)
+    return commands.decode_result(raw).state if raw else ""
+
+
+async def test_a_command_that_the_link_was_lost_under_is_carried_out_on_the_next(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    node = Node()
+    node.drains = [_for_ever, _nothing]
+    async with working(fleet, node, tmp_path, await claimed(fleet)):
+        await fleet.command("a", "c", commands.encode(commands.Drain()), True)
+        await eventually(lambda: node.drained == 1, 3, "it is being carried out")
+        node.links[0].lost.set()
+        assert await state_of(fleet, "c") == "done"
+    assert node.drained == 2
+
+
+async def test_an_outbound_call_that_the_link_was_lost_under_is_told_to_be_unknown(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    node = Node()
+    node.drains = [_for_ever]
+    async with working(fleet, node, tmp_path, await claimed(fleet)):
+        await fleet.command("a", "c", commands.encode(commands.Drain()), False)
+        await eventually(lambda: node.drained == 1, 3, "it is being carried out")
+        node.links[0].lost.set()
+        assert await state_of(fleet, "c") == "unknown"
+    assert node.drained == 1
+
+
+@pytest.mark.parametrize("how", ["lost reply", "lost driver"])
+async def test_a_command_that_was_taken_and_not_carried_out_waits_for_no_other(
+    fleet: Fleet, tmp_path: Path, how: str
+) -> None:
+    lease = await claimed(fleet, "d" if how == "lost reply" else "doomed")
+    await fleet.command("a", "c", commands.encode(commands.Drain()), True)
+    assert await fleet.take(lease)
+    if how == "lost driver":
+        await fleet.release("doomed", ["a"])
+        lease = await claimed(fleet)
+    node = Node()
+    async with working(fleet, node, tmp_path, lease):
+        assert await state_of(fleet, "c") == "done"
