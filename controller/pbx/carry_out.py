@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -12,6 +13,8 @@ from controller.fleet.commands import CommandResult, NodeCommand
 from controller.pbx.base import Driver
 
 Compare = Callable[[Driver], Awaitable[None]]
+
+log = logging.getLogger(__name__)
 
 
 async def carry_out(driver: Driver, body: bytes, compare: Compare) -> CommandResult:
@@ -31,6 +34,9 @@ async def carry_out(driver: Driver, body: bytes, compare: Compare) -> CommandRes
         return CommandResult("unknown", error.message)
     except PbxctlError as error:
         return CommandResult("failed", error.message)
+    except Exception as error:  # a fault of ours must neither cost the link nor be repeated on it
+        log.exception("a command failed: %s", type(command).__name__)
+        return CommandResult("unknown", f"a fault of pbxctl: {type(error).__name__}")
     return CommandResult("done", "", pbx_id)
 
 

@@ -172,3 +172,17 @@ async def test_a_command_that_was_taken_and_not_carried_out_waits_for_no_other(
     node = Node()
     async with working(fleet, node, tmp_path, lease):
         assert await state_of(fleet, "c") == "done"
+
+
+async def test_a_command_that_fails_unforeseen_does_not_cost_the_link(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    async def fails() -> None:
+        raise KeyError(11_025)
+
+    node = Node()
+    node.drains = [fails]
+    async with working(fleet, node, tmp_path, await claimed(fleet)):
+        await fleet.command("a", "c", commands.encode(commands.Drain()), True)
+        assert await state_of(fleet, "c") == "unknown"
+        assert len(node.links) == 1
