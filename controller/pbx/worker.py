@@ -109,6 +109,7 @@ class Worker:
         self._facts: NodeFacts | None = None
         self._load = LoadSample()
         self._want = "standby" if config.standby else "active"
+        self._want_heard = asyncio.Event()
         self._registered = False
         self._in_step = False
         self._writing = asyncio.Lock()
@@ -184,10 +185,6 @@ class Worker:
             LINK_UP.labels(self.name).set(1)
             log.info("node %s: linked, version %s", self.name, self._facts.version)
             self._out_of_step()
-            if self._want == "draining":
-                # A PBX that restarted has forgotten that it drains.
-                with contextlib.suppress(CommandRefused):
-                    await driver.drain()
             attests = [self._attestor.run(driver)] if self._attestor else []
             # One task's end ends the connection; the first reason is the one to tell.
             await together(
@@ -222,6 +219,7 @@ class Worker:
             if not self._registered:
                 await self._register(self.lease)
             self._want, waiting = await self.fleet.beat(self.lease, beat)
+            self._want_heard.set()
             return waiting
         except StaleEpoch:
             self.lease = None
@@ -371,6 +369,11 @@ class Worker:
                 self._in_step = False
 
     async def _commands(self, driver: Driver) -> None:
+        await self._want_heard.wait()
+        if self._want == "draining":
+            # A PBX that restarted has forgotten that it drains.
+            with contextlib.suppress(CommandRefused):
+                await driver.drain()
         while True:
             await self._commands_wait.wait()
             self._commands_wait.clear()

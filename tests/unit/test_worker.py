@@ -174,6 +174,20 @@ async def test_a_command_that_was_taken_and_not_carried_out_waits_for_no_other(
         assert await state_of(fleet, "c") == "done"
 
 
+async def test_a_node_that_is_draining_drains_under_its_next_driver_too(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    """Both were started again: the PBX has forgotten it, and the driver has not heard of it."""
+    node, lease = Node(), await claimed(fleet)
+    async with working(fleet, node, tmp_path, lease):
+        await eventually(lambda: node.links, 3, "linked")
+        await asyncio.sleep(0.5)
+        await fleet.want("a", "draining")
+    assert not node.drained
+    async with working(fleet, node, tmp_path, lease):
+        await eventually(lambda: node.drained, 3, "drained")
+
+
 async def test_a_command_that_fails_unforeseen_does_not_cost_the_link(
     fleet: Fleet, tmp_path: Path
 ) -> None:
