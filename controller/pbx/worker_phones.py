@@ -14,7 +14,7 @@ import random
 import time
 from collections.abc import Iterable, Sequence
 
-from controller.errors import DeadlineExceeded, FleetUnreachable, StaleEpoch
+from controller.errors import CommandRefused, DeadlineExceeded, FleetUnreachable, StaleEpoch
 from controller.fleet.functions import Fleet
 from controller.fleet.phones import FleetPhones
 from controller.fleet.state import Lease
@@ -45,6 +45,7 @@ class Registrations:
         self._recent: dict[str, tuple[float, PhoneRegistered | PhoneGone]] = {}
         self._wake = asyncio.Event()
         self._compare_at_s = 0.0
+        self._problem = ""
 
     def renew(self, lease: Lease | None) -> None:
         """The lease as the worker holds it now; a new one means that Redis may know nothing."""
@@ -78,6 +79,10 @@ class Registrations:
                 _log.debug("node %s: its phones were not compared: %s", self._node, error)
                 self._told.clear()
                 self._compare_soon()
+            except CommandRefused as error:  # of a PBX that has no phones, or may not list them
+                if error.message != self._problem:
+                    _log.warning("node %s: %s", self._node, error.message)
+                self._problem = error.message
 
     def _compare_soon(self) -> None:
         self._compare_at_s = min(self._compare_at_s or math.inf, _now_s() + SETTLE_S)

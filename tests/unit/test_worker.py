@@ -188,6 +188,17 @@ async def test_a_node_that_is_draining_drains_under_its_next_driver_too(
         await eventually(lambda: node.drained, 3, "drained")
 
 
+async def test_a_pbx_that_does_not_list_its_phones_stays_linked(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    node = Node()
+    node.lists_phones = False
+    async with working(fleet, node, tmp_path, await claimed(fleet)):
+        await eventually(lambda: node.links, 3, "linked")
+        await asyncio.sleep(1.5)
+        assert len(node.links) == 1
+
+
 async def test_a_command_that_fails_unforeseen_does_not_cost_the_link(
     fleet: Fleet, tmp_path: Path
 ) -> None:
