@@ -1,13 +1,13 @@
 """Asks a node of its calls' media, has it judged, writes it down, and ends what must not go on.
 
-One per connection of one worker; all state is in memory and made anew from the node's list.
+One per worker; all state is in memory, and at each link made anew from the node's list.
 
     never in the way   `heard` and `listed` only note what is due; ASKERS tasks do the asking, so
                        the pump of events never waits and a node has few questions open at a time.
     fails closed       a call of which nothing is known within the policy's grace is judged as
                        clear; hanging up does not wait for Redis.
-    silence            of a PBX about a call attested before is no change of it: a frozen node that
-                       thaws keeps its calls.
+    silence            of a PBX about a call attested before, on this link or the one before, is no
+                       change of it: a frozen node that thaws keeps its calls.
     packets            what the agent saw in clear, on a port at which it was asked to look, counts
                        against the leg there for the rest of the call.
     again              each call is asked about again every `driver.recheck_s`, within
@@ -93,8 +93,20 @@ class Attestor:
         self._sample_share = sample_share
         self._seen = seen
         self._calls: dict[str, _Answered] = {}
+        self._before: dict[str, _Answered] = {}  # attested on the last link, until the first list
         self._due: dict[str, None] = {}
         self._wake = asyncio.Semaphore(0)
+
+    def begin(self) -> None:
+        """A new link. What was to be hung up on the last one is judged as if it was never seen."""
+        self._before = {
+            pbx_id: call
+            for pbx_id, call in (self._before | self._calls).items()
+            if call.attested is not None and call.attested.action != "hangup"
+        }
+        for call in self._before.values():
+            call.written, call.unsure_s = False, None
+        self._calls, self._due, self._wake = {}, {}, asyncio.Semaphore(0)
 
     def heard(self, events: Iterable[NodeEvent]) -> None:
         """Takes note of events, in their order. Never waits."""
@@ -104,6 +116,7 @@ class Attestor:
                     self._ask_about(event.pbx_id)
                 case CallEnded():
                     self._calls.pop(event.pbx_id, None)
+                    self._before.pop(event.pbx_id, None)
                     self._due.pop(event.pbx_id, None)
 
     def listed(self, calls: Iterable[CallTruth]) -> None:
@@ -113,9 +126,12 @@ class Attestor:
             self._ask_about(pbx_id)
         for pbx_id in self._calls.keys() - answered:
             del self._calls[pbx_id]
+        self._before.clear()
 
     def _ask_about(self, pbx_id: str) -> None:
-        self._calls.setdefault(pbx_id, _Answered(time.monotonic()))
+        if pbx_id not in self._calls:
+            before = self._before.pop(pbx_id, None)
+            self._calls[pbx_id] = before or _Answered(time.monotonic())
         if pbx_id not in self._due:
             self._due[pbx_id] = None
             self._wake.release()

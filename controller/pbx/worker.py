@@ -100,9 +100,9 @@ class Worker:
         self._probe = probe
         self._owner = owner
         self._new_driver = new_driver
-        self._judge = judge
-        self._sample_share = sample_share
-        self._attestor: Attestor | None = None
+        self._attestor = (
+            Attestor(self.name, judge, self._attest, sample_share, self._seen) if judge else None
+        )
         self._live = LiveSet()
         self._phones = Registrations(fleet, lease.node)
         self._files = NodeFiles(fleet, lease.node)
@@ -173,10 +173,8 @@ class Worker:
     async def _connection(self) -> None:
         self._secret_seen = stamp(self._secret_file)
         driver = self._new_driver(self.config, read_secret(self._secret_file))
-        if self._judge:
-            self._attestor = Attestor(
-                self.name, self._judge, self._attest, self._sample_share, self._seen
-            )
+        if self._attestor:
+            self._attestor.begin()
         try:
             self._facts = await driver.connect()
             self._secret_taken = self._secret_seen

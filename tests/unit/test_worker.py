@@ -29,7 +29,7 @@ from controller.pbx.options import OptionsProbe
 from controller.pbx.worker import Worker
 from tests.lab.until import eventually
 from tests.redis_server import RedisServer
-from tests.unit.media.test_attestor import SECURE, ScriptedDriver, always
+from tests.unit.media.test_attestor import SECURE, ScriptedDriver, always, never
 from tests.unit.test_node_fields import POLICY
 
 CONFIG = NodeConfig(
@@ -197,6 +197,22 @@ async def test_a_pbx_that_does_not_list_its_phones_stays_linked(
         await eventually(lambda: node.links, 3, "linked")
         await asyncio.sleep(1.5)
         assert len(node.links) == 1
+
+
+async def test_a_node_that_was_silent_over_a_lost_link_keeps_its_calls(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    node = Node()
+    node.calls = [CallTruth("1", answered=True)]
+    demands = Demands("require", "require", {})
+    async with working(fleet, node, tmp_path, await claimed(fleet), demands):
+        await eventually(lambda: node.links and node.links[0].asked, 3, "asked about")
+        await asyncio.sleep(0.3)
+        node.answer = never
+        node.links[0].lost.set()
+        await eventually(lambda: len(node.links) > 1 and node.links[1].asked, 3, "asked again")
+        await asyncio.sleep(1.5)
+    assert not node.hung_up
 
 
 async def test_a_command_that_fails_unforeseen_does_not_cost_the_link(

@@ -172,6 +172,27 @@ async def test_a_clear_call_is_hung_up_though_the_picture_is_away() -> None:
     assert driver.hung_up[0] == ("c1", 57)
 
 
+@pytest.mark.parametrize(("legs", "ended"), [(SECURE, False), (CLEAR, True)])
+async def test_silence_on_the_next_link_is_judged_by_what_was_told_on_the_last(
+    legs: list[Security], ended: bool
+) -> None:
+    driver, picture = ScriptedDriver(always(legs)), Picture()
+    call = CallTruth("c1", answered=True)
+    async with running(driver, picture) as attestor:
+        attestor.listed([call])
+        await eventually(lambda: picture.written, 2, "written")
+    driver.answer = never
+    driver.hung_up.clear()
+    attestor.begin()
+    task = asyncio.create_task(attestor.run(driver))
+    attestor.listed([call])
+    await asyncio.sleep(1.2)
+    assert bool(driver.hung_up) is ended
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
 async def test_a_hang_up_without_effect_is_repeated() -> None:
     driver, picture = ScriptedDriver(always(CLEAR)), Picture()
     async with running(driver, picture) as attestor:
