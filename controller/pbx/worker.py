@@ -235,14 +235,14 @@ class Worker:
                     await self._register(self.lease)
 
     async def _register(self, lease: Lease) -> None:
-        node = self.config
+        node, facts = self.config, self._facts
         told = {
             "region": node.region,
             "address": node.sip,
             "kind": node.kind.value,
             "weight": node.weight,
-            "calls_max": node.calls_max or (self._facts.calls_max if self._facts else None),
-            "channels_max": node.channels_max,
+            "calls_max": node.calls_max or (facts.calls_max if facts else None),
+            "channels_max": node.channels_max or (facts.channels_max if facts else None),
             "rate_max": node.arrivals_max_per_s,
             "want": self._want,
             "owner": self._owner,

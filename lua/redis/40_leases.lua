@@ -103,7 +103,8 @@ redis.register_function('release', function(keys, args)
 end)
 
 -- register: KEYS P; ARGV node epoch msgpack: {region, address, kind, weight, calls_max,
--- channels_max, rate_max, want, owner}. want counts for a node not known so far. Repeatable.
+-- channels_max, rate_max, want, owner}. want counts for a node not known so far; a limit that is
+-- not told is none. Repeatable.
 redis.register_function('register', function(keys, args)
   local P, name = keys[1], args[1]
   local stale = fenced(P, name, args[2])
@@ -126,6 +127,8 @@ redis.register_function('register', function(keys, args)
   for _, field in ipairs({ 'calls_max', 'channels_max', 'rate_max' }) do
     if told[field] then
       redis.call('HSET', key, field, told[field])
+    else
+      redis.call('HDEL', key, field)
     end
   end
   reread(P, name, now)

@@ -91,7 +91,8 @@ async def test_every_word_of_a_driver_or_operator_reaches_placement_at_once(flee
 async def test_a_node_that_moves_or_goes_is_in_no_order(fleet: Fleet) -> None:
     leases = await join(fleet, "a", "b")
     await fleet.set_policy(POLICY | {"regions": {"east": [], "west": []}})
-    moved = {"region": "west", "address": "a:5060", "kind": "asterisk", "weight": 1, "owner": "d"}
+    moved = {"region": "west", "address": "a:5060", "kind": "asterisk", "weight": 1,
+             "calls_max": 1000, "owner": "d"}  # fmt: skip
     await fleet.register(leases["a"], moved)
     east = [await fleet.route(f"e{n}", "east", "1", "2") for n in range(4)]
     assert {v.node for v in east if isinstance(v, Placed)} == {"b"}
@@ -99,6 +100,20 @@ async def test_a_node_that_moves_or_goes_is_in_no_order(fleet: Fleet) -> None:
     assert isinstance(west, Placed) and west.node == "a"
     await fleet.forget(["b"])
     assert not await takes_calls(fleet, "e9")
+
+
+async def test_a_limit_that_left_the_config_is_none(fleet: Fleet) -> None:
+    lease = (await join(fleet, "a"))["a"]
+    facts = {"region": "east", "address": "a:5060", "kind": "asterisk", "weight": 1,
+             "calls_max": 1000, "owner": "d"}  # fmt: skip
+    await fleet.register(lease, facts | {"rate_max": 0.1, "channels_max": 1})
+    assert isinstance(await fleet.route("c1", "east", "1", "2"), Placed)
+    assert not await takes_calls(fleet)
+    await fleet.register(lease, facts)
+    assert await takes_calls(fleet)
+    del facts["calls_max"]
+    await fleet.register(lease, facts)
+    assert not await takes_calls(fleet)
 
 
 async def test_events_that_broke_off_are_counted_all_the_same(fleet: Fleet) -> None:
