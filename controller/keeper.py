@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,19 +64,25 @@ class Keeper(asyncio.DatagramProtocol):
         pause_s = RESTART_FIRST_S
         while True:
             began = time.monotonic()
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command,
-                preexec_fn=_die_with_parent,
-                stdin=asyncio.subprocess.DEVNULL,
-                env=self._environment,
-            )
-            log.info("%s runs, pid %d", self.name, self._process.pid)
-            code = await self._ended(self._process)
+            try:
+                end = f"ended with {await self._run()}"
+            except (OSError, subprocess.SubprocessError) as error:  # no memory, or its file is away
+                end = f"cannot be started: {error}"
             if time.monotonic() - began > HEALTHY_S:
                 pause_s = RESTART_FIRST_S
-            log.warning("%s ended with %d; starts again in %.1f s", self.name, code, pause_s)
+            log.warning("%s %s; starts again in %.1f s", self.name, end, pause_s)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, RESTART_MAX_S)
+
+    async def _run(self) -> int:
+        self._process = await asyncio.create_subprocess_exec(
+            *self._command,
+            preexec_fn=_die_with_parent,
+            stdin=asyncio.subprocess.DEVNULL,
+            env=self._environment,
+        )
+        log.info("%s runs, pid %d", self.name, self._process.pid)
+        return await self._ended(self._process)
 
     async def _ended(self, process: asyncio.subprocess.Process) -> int:
         """The exit code, also of one that was killed because it said nothing for hang_s."""

@@ -71,3 +71,17 @@ async def test_a_role_that_ends_is_started_again(tmp_path: Path) -> None:
         await eventually(lambda: len(starts.read_text()) > 1, 5, "another one")
     finally:
         await kept.end()
+
+
+async def test_a_program_that_could_not_be_started_is_tried_again(tmp_path: Path) -> None:
+    """As while its package is being replaced, or no process can be had."""
+    binary, starts = tmp_path / "role", tmp_path / "starts"
+    kept = Keeper("role", [str(binary)])
+    kept.start()
+    try:
+        await asyncio.sleep(0.3)
+        binary.write_text(f"#!/bin/sh\necho x >> {starts}\nexec sleep 60\n")
+        binary.chmod(0o700)
+        await eventually(starts.exists, 5, "it runs")
+    finally:
+        await kept.end()
