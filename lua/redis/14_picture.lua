@@ -30,6 +30,15 @@ local function unseat(memory, node)
   end
 end
 
+-- Behind all loads: of a node that settles, or does no more and was not looked at since. Empty as it
+-- is, it would stand in front, and a few dozen of them would hide the others (LOOK_MAX, 16_choose.lua).
+local LAST = 1 / 0
+
+-- By what the node stands in order. Needs its calls.
+local function rank_of(node, pol, now)
+  return now < node.hold and LAST or load_of(node, pol, now)
+end
+
 -- Puts a fit node in order by its load, or among the full. Needs its calls.
 local function seat_fit(memory, node, pol, now)
   local order = memory.orders[node.region] or order_of(memory, node.region)
@@ -37,7 +46,7 @@ local function seat_fit(memory, node, pol, now)
     if node.full then
       unseat(memory, node)
     end
-    put_in(order, node, load_of(node, pol, now))
+    put_in(order, node, rank_of(node, pol, now))
   elseif not node.full then
     unseat(memory, node)
     node.full, order.full = true, order.full + 1

@@ -40,26 +40,34 @@ local function can_take(P, node, share, tried, now)
   return true
 end
 
+-- As the next in order, in a reason: one without a load is none.
+local function named(node, load)
+  if node and load < LAST then
+    return node, load
+  end
+end
+
 -- The fit nodes among the region's least loaded, best first: all that are ramping up, at most
 -- CANDIDATES, and the first that is not; and the node after these in order, with its load.
 local function candidates(P, order, pol, now, share, tried)
   local found, passed = {}, {}
   local node, settles = first_fit(order, pol, now)
   while node and #passed < LOOK_MAX do
+    local ranked = order.loads[1] < LAST
     take_out(order, node)
     passed[#passed + 1] = node
     if not settles and can_take(P, node, share, tried, now) then
       node.load = load_of(node, pol, now)
       found[#found + 1] = node
-      if #found > CANDIDATES or ramp_share(node, pol, now) >= 1 then
+      if #found > CANDIDATES or ranked and ramp_share(node, pol, now) >= 1 then
         break
       end
     end
     node, settles = first_fit(order, pol, now)
   end
-  local after, after_load = order.nodes[1], order.loads[1]
+  local after, after_load = named(order.nodes[1], order.loads[1])
   for _, each in ipairs(passed) do
-    put_in(order, each, load_of(each, pol, now))
+    put_in(order, each, rank_of(each, pol, now))
   end
   return found, after, after_load
 end
@@ -78,9 +86,10 @@ local function best_of(P, order, pol, now, share, tried)
     return nil
   end
   -- Most often the first is the best, and in its place by the load that it has.
-  if steady(node, pol, now) and not tried[node.name] and has_room(node, share, now) then
+  if order.loads[1] < LAST and steady(node, pol, now) and not tried[node.name]
+    and has_room(node, share, now) then
     node.load = node.rate_max and load_of(node, pol, now) or order.loads[1]
-    return node, second(order)
+    return node, named(second(order))
   end
   local found, after, after_load = candidates(P, order, pol, now, share, tried)
   -- The last of `found` is the peer that the ramping ones are measured by.

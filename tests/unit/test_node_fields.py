@@ -150,6 +150,27 @@ async def test_what_is_remembered_of_other_data_is_not_used(fleet: Fleet, how: s
     assert await takes_calls(fleet) is (how != "flushall")
 
 
+async def test_many_nodes_that_settle_do_not_hide_those_that_do_not(fleet: Fleet) -> None:
+    """New nodes are empty, and so in front of those that have calls."""
+    names = [f"new{n}" for n in range(40)]
+    leases = await join(fleet, "old", *names)
+    await fleet.events(leases["old"], [CallStarted(str(n), "") for n in range(10)])
+    for name in names:
+        await fleet.client.hset(f"pbx:{{t}}:node:{name}", "hold", str(2**50))
+        await fleet.beat(leases[name], Beat(link=True))
+    placed = [await fleet.route(f"c{n}", "east", "1", "2") for n in range(3)]
+    assert [v.node for v in placed if isinstance(v, Placed)] == ["old"] * 3
+    assert "next" not in placed[0].reason
+    now_ms = (await fleet.presence()).now_ms
+    for name in names:  # the last word of each is from before its hold ends
+        await fleet.client.hset(f"pbx:{{t}}:node:{name}", "hold", str(now_ms + 300))
+        await fleet.beat(leases[name], Beat(link=True))
+    await asyncio.sleep(0.4)
+    await fleet.beat(leases["old"], Beat(link=False))
+    settled = [await fleet.route(f"d{n}", "east", "1", "2") for n in range(9)]
+    assert len({v.node for v in settled if isinstance(v, Placed)}) > 1
+
+
 async def test_a_full_host_sends_calls_to_the_other_node(fleet: Fleet) -> None:
     await join(fleet, "a", "b")
     for _ in range(8):  # smoothed over 3 s
