@@ -7,6 +7,7 @@ OPTIONS is safe, and answered like an INVITE would be.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import secrets
 import time
@@ -41,23 +42,28 @@ class OptionsProbe:
 
     def __init__(self, tls: Identity | None = None) -> None:
         self._tls = tls
-        self._socket: asyncio.DatagramTransport | None = None
+        self._sockets: dict[bool, asyncio.DatagramTransport] = {}  # by whether it is of IPv6
         self._lines: dict[str, _Line] = {}
         self._answered: dict[str, float] = {}
         self._key_of: dict[bytes, str] = {}
         self._secret_of: dict[str, str] = {}
         self._serial = 0
 
-    async def open(self, local_host: str = "0.0.0.0") -> None:  # noqa: S104 - replies only
+    async def open(self) -> None:
         if self._tls is None:
-            loop = asyncio.get_running_loop()
-            self._socket, _ = await loop.create_datagram_endpoint(
-                lambda: _Datagrams(self.take), local_addr=(local_host, 0)
-            )
+            await self._listen("0.0.0.0")  # noqa: S104 - replies only
+            with contextlib.suppress(OSError):  # a host without IPv6 has no such nodes
+                await self._listen("::")
+
+    async def _listen(self, local_host: str) -> None:
+        loop = asyncio.get_running_loop()
+        self._sockets[":" in local_host], _ = await loop.create_datagram_endpoint(
+            lambda: _Datagrams(self.take), local_addr=(local_host, 0)
+        )
 
     def close(self) -> None:
-        if self._socket:
-            self._socket.close()
+        for datagrams in self._sockets.values():
+            datagrams.close()
         for line in self._lines.values():
             line.close()
 
@@ -70,10 +76,10 @@ class OptionsProbe:
         self._serial += 1
         if self._tls is not None:
             self._ask_by_line(key, host, port, self._tls)
-        elif self._socket is not None and not self._socket.is_closing():
-            local_port = self._socket.get_extra_info("sockname")[1]
+        elif (datagrams := self._sockets.get(":" in host)) and not datagrams.is_closing():
+            local_port = datagrams.get_extra_info("sockname")[1]
             request = _request(host, port, "UDP", local_port, self._call_id(key), self._serial)
-            self._socket.sendto(request, (host, port))
+            datagrams.sendto(request, (host, port))
 
     def _ask_by_line(self, key: str, host: str, port: int, tls: Identity) -> None:
         line = self._lines.get(key)
