@@ -13,7 +13,15 @@ import redis.asyncio as redis
 from controller.errors import FleetUnreachable, StaleEpoch
 from controller.fleet.functions import Fleet
 from controller.fleet.state import Beat, Lease, NodeView
-from controller.model import CallStarted, CallTruth, NodeState, Placed, Rejected
+from controller.model import (
+    CallEnded,
+    CallStarted,
+    CallTruth,
+    NodeEvent,
+    NodeState,
+    Placed,
+    Rejected,
+)
 from tests.redis_server import RedisServer
 
 POLICY: dict[str, Any] = {
@@ -359,6 +367,19 @@ async def test_one_steward_leads(fleet: Fleet) -> None:
     later = await fleet.lead("steward", "b", 200)
     assert later
     assert int(later) > int(epoch)
+
+
+async def test_a_storm_of_events_holds_no_placement_up(fleet: Fleet) -> None:
+    """As many as a driver keeps while it cannot write them."""
+    lease = await add(fleet, "e1")
+    storm: list[NodeEvent] = []
+    for n in range(25_000):
+        storm += [CallStarted(str(n), "", "100", "200"), CallEnded(str(n), 16)]
+    await fleet.client.slowlog_reset()
+    await fleet.client.config_set("slowlog-log-slower-than", 100_000)
+    await fleet.events(lease, [*storm, CallStarted("last")])
+    assert not await fleet.client.slowlog_get()
+    assert (await view(fleet, "e1")).calls == 1
 
 
 async def test_a_repeatable_command_is_taken_again_another_is_not(fleet: Fleet) -> None:
