@@ -23,6 +23,7 @@ from controller.errors import CommandRefused, FleetUnreachable, StaleEpoch
 from controller.fleet.acl import user_of
 from controller.fleet.keys import prefix
 from controller.fleet.library import LIBRARY, library, replace_library
+from controller.fleet.reading import ALARM, CALL, NODES, read, read_each
 from controller.fleet.sentinel import primary
 from controller.fleet.state import (
     Alarm,
@@ -55,9 +56,6 @@ EVENTS_AT_ONCE = 2000
 _HINT = "check that Redis runs and that redis.url names it: pbxctl doctor"
 
 _pack = msgspec.msgpack.encode
-_nodes = msgspec.msgpack.Decoder(list[NodeView])
-_call = msgspec.msgpack.Decoder(CallRecord)
-_alarm = msgspec.msgpack.Decoder(Alarm)
 
 
 def connect(config: Config, role: str, *, timeout_s: float = TIMEOUT_S) -> redis.Redis:
@@ -238,15 +236,15 @@ class Fleet:
         return Rejected(int(cause), int(after), reason, verdict == "blind")
 
     async def nodes(self) -> list[NodeView]:
-        return _nodes.decode(await self.call_function("nodes"))
+        return read(NODES, await self.call_function("nodes"))
 
     async def call(self, call_id: str) -> CallRecord | None:
         """A call's record, by call id or placement, up to 15 minutes after its end."""
         raw = await self.call_function("call", call_id)
-        return _call.decode(raw) if raw else None
+        return read(CALL, raw) if raw else None
 
     async def calls(self, node: str, limit: int = 1000) -> list[CallRecord]:
-        return [_call.decode(raw) for raw in await self.call_function("calls", node, limit)]
+        return read_each(CALL, await self.call_function("calls", node, limit))
 
     async def stats(self) -> dict[str, int]:
         """Counters since Redis has its data: place:REGION, spill:REGION, reject:WHY."""
@@ -343,7 +341,7 @@ class Fleet:
 
     async def alarms(self, limit: int = 100) -> list[Alarm]:
         """The last alarms, newest first; some hundreds are kept."""
-        return [_alarm.decode(raw) for raw in await self.call_function("alarms", limit)]
+        return read_each(ALARM, await self.call_function("alarms", limit))
 
     async def want(self, node: str, state: str) -> str | None:
         """Sets what the operator wants of a node; answers the former, None if unknown."""

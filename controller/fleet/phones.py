@@ -5,6 +5,7 @@ The functions of lua/redis/50_phones.lua, one method each, through the fleet's o
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -89,9 +90,13 @@ class FleetPhones:
         await self._fleet.write_hash("phoneack", node, msgspec.json.encode(phones))
 
     async def acknowledged(self) -> dict[str, NodePhones]:
-        """By node; a node that never acknowledged anything is absent."""
-        raw = await self._fleet.read_hash("phoneack")
-        return {node.decode(): _acknowledged.decode(told) for node, told in raw.items()}
+        """By node; a node that acknowledged nothing that can be read is absent."""
+        found = {}
+        for node, told in (await self._fleet.read_hash("phoneack")).items():
+            # Agents share one user of Redis: none may end the others.
+            with contextlib.suppress(msgspec.DecodeError):
+                found[node.decode("ascii", "replace")] = _acknowledged.decode(told)
+        return found
 
     async def told(self, lease: Lease, events: Sequence[PhoneRegistered | PhoneGone]) -> None:
         packed = [_told(event) for event in events]

@@ -13,6 +13,7 @@ import redis.asyncio as redis
 
 from controller.errors import FleetUnreachable
 from controller.fleet.functions import Fleet
+from controller.fleet.phones import FleetPhones, NodePhones
 from controller.fleet.state import Beat, Lease
 from controller.model import CallEnded, CallStarted, Placed, Rejected
 from tests.redis_server import RedisServer
@@ -169,6 +170,26 @@ async def test_many_nodes_that_settle_do_not_hide_those_that_do_not(fleet: Fleet
     await fleet.beat(leases["old"], Beat(link=False))
     settled = [await fleet.route(f"d{n}", "east", "1", "2") for n in range(9)]
     assert len({v.node for v in settled if isinstance(v, Placed)}) > 1
+
+
+async def test_what_cannot_be_read_is_said_and_hides_nothing_else(fleet: Fleet) -> None:
+    """Another version, or a seized node, wrote it: no role may end by it."""
+    lease = (await join(fleet, "a"))["a"]
+    phones, there = FleetPhones(fleet), NodePhones({"east": 1})
+    await phones.acknowledge("a", there)
+    await fleet.write_hash("phoneack", "b", b"{")
+    await fleet.write_hash("phoneack", "c\xff", b"\xff")
+    assert await phones.acknowledged() == {"a": there}
+    await fleet.events(lease, [CallStarted("1", "")])
+    await fleet.client.hset("pbx:{t}:live:a", "2", "other")
+    await fleet.client.set("pbx:{t}:call:other", msgspec.msgpack.encode(["no", "record"]))
+    assert [call.pbx_id for call in await fleet.calls("a")] == ["1"]
+    await fleet.client.lpush("pbx:{t}:alarms", b"\xc1")
+    assert await fleet.alarms() == []
+    await fleet.write_hash("node:a", "want", b"resting")
+    await fleet.beat(lease, Beat(link=True))
+    with pytest.raises(FleetUnreachable, match="cannot be read"):
+        await fleet.nodes()
 
 
 async def test_a_full_host_sends_calls_to_the_other_node(fleet: Fleet) -> None:
