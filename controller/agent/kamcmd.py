@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from pathlib import Path
+
+from controller.errors import PbxctlError
 
 DEADLINE_S = 3.0
 
-_log = logging.getLogger(__name__)
-
 
 async def kamcmd(socket: Path, command: str) -> None:
-    """Runs one command; what goes wrong is logged. A Kamailio that does not run needs none: it
-    reads its files when it starts."""
+    """Runs one command; PbxctlError when it is not done. A Kamailio that does not run needs none:
+    it reads its files when it starts."""
     if not await asyncio.to_thread(socket.exists):
         return
     try:
@@ -22,13 +21,13 @@ async def kamcmd(socket: Path, command: str) -> None:
             stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
     except OSError as error:
-        _log.warning("%s is not done, kamcmd does not start: %s", command, error)
-        return
+        raise PbxctlError(f"{command} is not done, kamcmd does not start: {error}") from error
     try:
         async with asyncio.timeout(DEADLINE_S):
-            if await process.wait():
-                _log.warning("%s is not done: kamcmd answered %s", command, process.returncode)
+            code = await process.wait()
     except TimeoutError:
-        _log.warning("Kamailio did not do %s within %s s", command, DEADLINE_S)
         process.kill()
         await process.wait()
+        raise PbxctlError(f"Kamailio did not do {command} within {DEADLINE_S:g} s") from None
+    if code:
+        raise PbxctlError(f"{command} is not done: kamcmd answered {code}")

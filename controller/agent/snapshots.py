@@ -8,19 +8,21 @@ that is gone must not empty the list of the edge that is meant to survive it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from pathlib import Path
 
 import msgspec
 
 from controller.agent.kamcmd import kamcmd
+from controller.agent.steps import text_of
 from controller.config import Config
 from controller.fleet.state import NodeView
 from controller.render.files import dispatcher_list, folder_of
 from controller.render.write import replace
 from controller.routing.fallback import Snapshot
 
+#: a Kamailio that did not reload the list is asked again
+READ_AGAIN_S = 10.0
 _FILE_BYTES_MAX = 8 << 20
 
 
@@ -46,21 +48,35 @@ def take(nodes: list[NodeView]) -> Snapshot:
     return Snapshot(time.time(), tuple(nodes))
 
 
-async def update_list(config: Config, edge: str, snapshot: Snapshot) -> bool:
-    """Brings the edge's dispatcher list in step and has it reloaded; True when it changed."""
-    sips = {
-        node.name: node.address
-        for node in snapshot.nodes
-        if node.want == "active" and node.name in config.nodes
-    }
-    if not sips:
-        return False  # Kamailio cannot do without a destination; an old one is better than none
-    folder = folder_of(config, edge)
-    path = folder / "pbxctl-dispatcher.list"
-    text = dispatcher_list(config, config.edges[edge].region, sips)
-    with contextlib.suppress(OSError):
-        if path.read_text("utf-8") == text:
-            return False
-    await asyncio.to_thread(replace, path, text, 0o644)
-    await kamcmd(folder / "ctl", "dispatcher.reload")
-    return True
+class DispatcherList:
+    """One edge's, from the first `update` on in step with the fleet."""
+
+    def __init__(self, config: Config, edge: str) -> None:
+        self._config = config
+        self._edge = edge
+        self._folder = folder_of(config, edge)
+        self._path = self._folder / "pbxctl-dispatcher.list"
+        #: when Kamailio is to read the list, on the monotonic clock; None once it has. It may not
+        #: have read what an agent before us wrote.
+        self._read_at_s: float | None = 0.0
+
+    async def update(self, snapshot: Snapshot) -> bool:
+        """Writes it and has it reloaded; True when it changed. OSError, PbxctlError: it is tried
+        again later."""
+        sips = {
+            node.name: node.address
+            for node in snapshot.nodes
+            if node.want == "active" and node.name in self._config.nodes
+        }
+        if not sips:
+            return False  # Kamailio cannot do without a destination; an old one is better than none
+        text = dispatcher_list(self._config, self._config.edges[self._edge].region, sips)
+        changed = text_of(self._path) != text
+        if changed:
+            await asyncio.to_thread(replace, self._path, text, 0o644)
+            self._read_at_s = 0.0
+        if self._read_at_s is not None and time.monotonic() >= self._read_at_s:
+            self._read_at_s = time.monotonic() + READ_AGAIN_S
+            await kamcmd(self._folder / "ctl", "dispatcher.reload")
+            self._read_at_s = None
+        return changed

@@ -10,7 +10,7 @@ import asyncio
 import ipaddress
 import logging
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from aiohttp import web
 
@@ -112,7 +112,9 @@ async def _listen(config: Config, runner: web.AppRunner) -> None:
 
 
 async def _refresh(config: Config, fleet: Fleet, answers: Answers, here: set[str]) -> None:
-    edges = sorted(here & set(config.edges))
+    lists = {
+        edge: snapshots.DispatcherList(config, edge) for edge in sorted(here & set(config.edges))
+    }
     loop = asyncio.get_running_loop()
     saved: Snapshot | None = None
     saved_s = 0.0
@@ -130,7 +132,7 @@ async def _refresh(config: Config, fleet: Fleet, answers: Answers, here: set[str
         else:
             if snapshot.nodes:  # an emptied Redis knows less than we do
                 answers.snapshot = snapshot
-                await _lists(config, edges, snapshot)
+                await _lists(lists, snapshot)
                 changed = saved is None or _states(saved) != _states(snapshot)
                 if changed or loop.time() - saved_s > SAVE_S:
                     await _save(config, snapshot)
@@ -149,13 +151,15 @@ async def _save(config: Config, snapshot: Snapshot) -> None:
         _log.warning("the snapshot cannot be kept on disk: %s", error)
 
 
-async def _lists(config: Config, edges: list[str], snapshot: Snapshot) -> None:
-    for edge in edges:
+async def _lists(lists: Mapping[str, snapshots.DispatcherList], snapshot: Snapshot) -> None:
+    for edge, kept in lists.items():
         try:
-            if await snapshots.update_list(config, edge, snapshot):
+            if await kept.update(snapshot):
                 _log.info("dispatcher list of %s brought in step", edge)
         except OSError as error:
             _log.warning("the dispatcher list of %s cannot be written: %s", edge, error)
+        except PbxctlError as error:
+            _log.warning("the dispatcher list of %s: %s", edge, error.message)
 
 
 async def _report(fleet: Fleet, nodes: list[str]) -> None:

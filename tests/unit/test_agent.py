@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 
@@ -12,10 +13,14 @@ from controller.agent import snapshots
 from controller.agent.answers import Answers, line
 from controller.agent.host_load import busy_share, cpu_times
 from controller.config_file import parse
+from controller.errors import PbxctlError
 from controller.fleet.functions import Fleet, connect
 from controller.model import Placed
+from controller.render.files import folder_of
 from controller.routing.fallback import Snapshot
 from tests.property.test_fallback import CONFIG_TEXT, node
+
+EDGE = "edges: {k1: {region: east, sip: '127.0.0.1:5070', peers: [192.0.2.0/24]}}\n"
 
 
 @pytest.fixture
@@ -78,3 +83,27 @@ def test_a_snapshot_survives_and_a_broken_one_is_none(tmp_path: Path) -> None:
     assert snapshots.read(path) == taken
     path.write_bytes(path.read_bytes()[:-5])
     assert snapshots.read(path) is None
+
+
+async def test_a_list_that_kamailio_did_not_reload_is_reloaded_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pw").write_text("secret\n")
+    config = parse(CONFIG_TEXT + EDGE, str(tmp_path / "c"))
+    folder = folder_of(config, "k1")
+    folder.mkdir(parents=True)
+    (folder / "ctl").touch()
+    tool, asked = tmp_path / "kamcmd", tmp_path / "asked"
+    tool.write_text(f"#!/bin/sh\necho $3 >> {asked}\n[ $(wc -l < {asked}) -gt 1 ]\n")
+    tool.chmod(0o700)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(snapshots, "READ_AGAIN_S", 0.1)
+    kept, snapshot = snapshots.DispatcherList(config, "k1"), snapshots.take([node("e1")])
+    with pytest.raises(PbxctlError, match="reload is not done"):
+        await kept.update(snapshot)
+    assert "e1:5060" in (folder / "pbxctl-dispatcher.list").read_text()
+    assert not await kept.update(snapshot)
+    await asyncio.sleep(0.15)
+    for _ in range(3):
+        assert not await kept.update(snapshot)
+    assert asked.read_text() == 2 * "dispatcher.reload\n"
