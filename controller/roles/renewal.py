@@ -42,6 +42,8 @@ class Renewal:
             await asyncio.to_thread(self._look)
         except PbxctlError as error:
             problem = error.message
+        except OSError as error:  # as of a full disk
+            problem = f"{error.strerror}: {error.filename or self._config.pki.folder}"
         if problem and problem != self._problem:
             _log.warning("certificates are not renewed: %s", problem)
         self._problem = problem

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
+import os
 import ssl
+import tempfile
 from pathlib import Path
 
 import msgspec
 import pytest
 from cryptography import x509
+from prometheus_client import CollectorRegistry, Gauge
 
 from controller.config import Config, PhonesConfig
 from controller.config_file import parse
@@ -18,6 +22,7 @@ from controller.errors import ConfigError, NotFound, PbxctlError, UsageError
 from controller.pki import contexts
 from controller.pki.store import Store, open_store, person, renew_due
 from controller.pki.wanted import wanted
+from controller.roles.renewal import Renewal
 
 NOW = dt.datetime.now(dt.UTC)
 DAY = dt.timedelta(days=1)
@@ -203,3 +208,21 @@ def test_the_doctor_sees_open_keys_and_missing_certificates(config: Config) -> N
     store.certificate("sip", "kam").unlink()
     bad = [f for f in check_certificates(config) if f.level is Level.FAIL]
     assert {f.check for f in bad} == {"key", "certificate sip/kam"}
+
+
+async def test_a_full_disk_does_not_end_the_steward(
+    config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(**_: object) -> tuple[int, str]:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    store = open_store(config)
+    store.certificate("control", "driver").unlink()
+    registry = CollectorRegistry()
+    renewal = Renewal(config, Gauge("expires", "", ["authority", "name"], registry=registry))
+    with monkeypatch.context() as patched:
+        patched.setattr(tempfile, "mkstemp", full)
+        await renewal.step()
+    assert "certificates are not renewed: No space left" in caplog.text
+    told = {"authority": "control", "name": "ca"}
+    assert registry.get_sample_value("expires", told)
