@@ -116,6 +116,7 @@ class Worker:
         self._compare_now = asyncio.Event()
         self._compared = asyncio.Event()  # on this link, or it cannot be now
         self._commands_wait = asyncio.Event()
+        self._untold: tuple[Lease, str, bytes] | None = None  # a command's end, until Redis has it
         self._problem = ""
 
     def renew(self, lease: Lease) -> None:
@@ -376,6 +377,7 @@ class Worker:
             await self._commands_wait.wait()
             self._commands_wait.clear()
             try:
+                await self._tell_end()
                 while self.lease and (command := await self.fleet.take(self.lease)):
                     lease, lost = self.lease, None
                     try:
@@ -383,8 +385,16 @@ class Worker:
                     except LinkLost as error:
                         lost = error
                         result = CommandResult("unknown", error.message)
-                    await self.fleet.done(lease, command.id, commands.encode(result))
+                    self._untold = (lease, command.id, commands.encode(result))
+                    await self._tell_end()
                     if lost:
                         raise lost
-            except (StaleEpoch, FleetUnreachable) as error:
-                log.warning("node %s: a command's result is lost: %s", self.name, error)
+            except FleetUnreachable as error:
+                log.debug("node %s: its commands wait: %s", self.name, error)
+            except StaleEpoch:
+                self._untold = None  # whoever has the lease next decides what becomes of it
+
+    async def _tell_end(self) -> None:
+        if self._untold:
+            await self.fleet.done(*self._untold)
+            self._untold = None

@@ -11,7 +11,7 @@ import pytest
 import redis.asyncio as redis
 
 from controller.config import NodeConfig
-from controller.errors import CommandRefused, LinkLost
+from controller.errors import CommandRefused, FleetUnreachable, LinkLost
 from controller.fleet import commands
 from controller.fleet.functions import Fleet
 from controller.fleet.state import Lease
@@ -172,6 +172,26 @@ async def test_a_command_that_was_taken_and_not_carried_out_waits_for_no_other(
     node = Node()
     async with working(fleet, node, tmp_path, lease):
         assert await state_of(fleet, "c") == "done"
+
+
+async def test_the_end_of_a_command_is_told_again_and_not_the_command_carried_out_again(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, lost = fleet.done, list[str]()
+
+    async def loses_the_first(lease: Lease, command_id: str, result: bytes) -> None:
+        if not lost:
+            lost.append(command_id)
+            raise FleetUnreachable("no answer")
+        await done(lease, command_id, result)
+
+    monkeypatch.setattr(fleet, "done", loses_the_first)
+    node = Node()
+    async with working(fleet, node, tmp_path, await claimed(fleet)):
+        await fleet.command("a", "c", commands.encode(commands.Drain()), True)
+        assert await state_of(fleet, "c") == "done"
+    assert lost == ["c"]
+    assert node.drained == 1
 
 
 async def test_a_node_that_is_draining_drains_under_its_next_driver_too(
