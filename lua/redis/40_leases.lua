@@ -4,11 +4,13 @@
 --                   A server that took over gives new epochs: so all that it may lack is told anew.
 --   P:drivers       zset  driver -> ms until which it counts
 --   P:commands:N    list  ids waiting; P:running:N hash id -> epoch that runs it
---   P:command:ID    hash  what state body result; P:result:ID list, one element when done
+--   P:command:ID    hash  node state body asked (ms) result; P:result:ID list, one element when done
 
 local COMMAND_KEEP_MS = 600000
 -- Whoever asked for an outbound call has given up by then: it must not ring later.
 local ONCE_KEEP_MS = 15000
+-- And a lost one must not come back after he was told that nobody knows, and did otherwise.
+local AGAIN_MS = 7000
 
 -- Returns epoch, whether it is a new one, whether the last owner gave the lease back in order.
 local function lease(P, name, owner, ttl_ms, now)
@@ -197,7 +199,7 @@ redis.register_function('command', function(keys, args)
   local P, name, id = keys[1], args[1], args[2]
   local key = P .. ':command:' .. id
   if redis.call('HSETNX', key, 'state', 'queued') == 1 then
-    redis.call('HSET', key, 'node', name, 'body', args[3], 'repeatable', args[4])
+    redis.call('HSET', key, 'node', name, 'body', args[3], 'repeatable', args[4], 'asked', now_ms())
     redis.call('PEXPIRE', key, args[4] == '1' and COMMAND_KEEP_MS or ONCE_KEEP_MS)
     redis.call('RPUSH', P .. ':commands:' .. name, id)
   end
@@ -214,16 +216,17 @@ end
 
 -- take: KEYS P; ARGV node epoch. Returns id, body of the next command, or nil. A driver that asks runs
 -- none: what is running still was lost with a link, a driver or this function's own answer. It is
--- taken again if repeatable, before what came later; else its result is "unknown": it may have run,
--- so it is never run twice.
+-- taken again if repeatable and asked for within AGAIN_MS, before what came later; else its result is
+-- "unknown": it may have run, so it is never run twice.
 redis.register_function('take', function(keys, args)
   local P, name, epoch = keys[1], args[1], args[2]
-  local stale = fenced(P, name, epoch)
+  local stale, now = fenced(P, name, epoch)
   if stale then
     return stale
   end
   for _, id in ipairs(redis.call('HKEYS', P .. ':running:' .. name)) do
-    if redis.call('HGET', P .. ':command:' .. id, 'repeatable') == '1' then
+    local lost = redis.call('HMGET', P .. ':command:' .. id, 'repeatable', 'asked')
+    if lost[1] == '1' and now - tonumber(lost[2] or 0) < AGAIN_MS then
       redis.call('HDEL', P .. ':running:' .. name, id)
       redis.call('LPUSH', P .. ':commands:' .. name, id)
     else
@@ -236,14 +239,12 @@ redis.register_function('take', function(keys, args)
       return nil
     end
     local key = P .. ':command:' .. id
-    local told = redis.call('HMGET', key, 'body', 'state')
-    if told[1] then
+    local body = redis.call('HGET', key, 'body')
+    if body then
       redis.call('HSET', P .. ':running:' .. name, id, epoch)
       redis.call('HSET', key, 'state', 'running')
-      if told[2] == 'queued' then -- one that is lost again and again ends all the same
-        redis.call('PEXPIRE', key, COMMAND_KEEP_MS)
-      end
-      return { id, told[1] }
+      redis.call('PEXPIRE', key, COMMAND_KEEP_MS)
+      return { id, body }
     end
   end
 end)

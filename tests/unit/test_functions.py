@@ -405,6 +405,20 @@ async def test_a_repeatable_command_is_taken_again_another_is_not(fleet: Fleet) 
     assert (await fleet.beat(new, Beat(True)))[1] == 0
 
 
+async def test_a_lost_command_does_not_come_back_when_nobody_waits_for_it(fleet: Fleet) -> None:
+    """He who was told "unknown" may have wanted otherwise since."""
+    lease = await add(fleet, "e1")
+    await fleet.command("e1", "drain", b"1", True)
+    await fleet.command("e1", "resume", b"2", True)
+    assert await fleet.take(lease)
+    asked_ms = int(await fleet.client.hget("pbx:{unit}:command:drain", "asked") or 0)
+    await fleet.client.hset("pbx:{unit}:command:drain", "asked", str(asked_ms - 7000))
+    command = await fleet.take(lease)
+    assert command is not None
+    assert command.id == "resume"
+    assert b"unknown" in (await fleet.result("drain", 1) or b"")
+
+
 async def test_an_outbound_call_nobody_waits_for_is_dropped(fleet: Fleet) -> None:
     lease = await add(fleet, "e1")
     await fleet.command("e1", "late", b"1", False)
