@@ -44,7 +44,7 @@ from controller.pbx.attestor import Attestor, Judge
 from controller.pbx.base import Driver
 from controller.pbx.carry_out import carry_out
 from controller.pbx.options import OptionsProbe
-from controller.pbx.worker_beat import beat_of
+from controller.pbx.worker_beat import beat_of, registration_of
 from controller.pbx.worker_files import read_written
 from controller.pbx.worker_metrics import (
     BAD_EVENTS,
@@ -110,6 +110,7 @@ class Worker:
         self._load = LoadSample()
         self._want = "standby" if config.standby else "active"
         self._want_heard = asyncio.Event()
+        self._drained = False  # when a link ended, and not resumed since
         self._registered = False
         self._in_step = False
         self._writing = asyncio.Lock()
@@ -186,16 +187,19 @@ class Worker:
             self._out_of_step()
             attests = [self._attestor.run(driver)] if self._attestor else []
             # One task's end ends the connection; the first reason is the one to tell.
-            await together(
-                self._pump(driver),
-                self._beats(driver),
-                self._compares(driver),
-                self._probes(),
-                self._commands(driver),
-                self._phones.watch(driver),
-                read_written(self._files, self.config.kind, lambda: self.lease, driver),
-                *attests,
-            )
+            try:
+                await together(
+                    self._pump(driver),
+                    self._beats(driver),
+                    self._compares(driver),
+                    self._probes(),
+                    self._commands(driver),
+                    self._phones.watch(driver),
+                    read_written(self._files, self.config.kind, lambda: self.lease, driver),
+                    *attests,
+                )
+            finally:
+                self._drained = self._drained or self._want == "draining"
         finally:
             BAD_EVENTS.labels(self.name).inc(driver.bad_events)
             await driver.close()
@@ -236,19 +240,8 @@ class Worker:
                     await self._register(self.lease)
 
     async def _register(self, lease: Lease) -> None:
-        node, facts = self.config, self._facts
-        told = {
-            "region": node.region,
-            "address": node.sip,
-            "kind": node.kind.value,
-            "weight": node.weight,
-            "calls_max": node.calls_max or (facts.calls_max if facts else None),
-            "channels_max": node.channels_max or (facts.channels_max if facts else None),
-            "rate_max": node.arrivals_max_per_s,
-            "want": self._want,
-            "owner": self._owner,
-        }
-        await self.fleet.register(lease, {k: v for k, v in told.items() if v is not None})
+        told = registration_of(self.config, self._facts, self._want, self._owner)
+        await self.fleet.register(lease, told)
         self._registered = True
 
     async def _pump(self, driver: Driver) -> None:
@@ -369,10 +362,12 @@ class Worker:
 
     async def _commands(self, driver: Driver) -> None:
         await self._want_heard.wait()
-        if self._want == "draining":
-            # A PBX that restarted has forgotten that it drains.
-            with contextlib.suppress(CommandRefused):
-                await driver.drain()
+        with contextlib.suppress(CommandRefused):
+            if self._want == "draining":
+                await driver.drain()  # a PBX that restarted has forgotten it
+            elif self._drained:
+                await driver.resume()  # it was wanted while there was no link to tell it by
+                self._drained = False
         while True:
             await self._commands_wait.wait()
             self._commands_wait.clear()

@@ -1,6 +1,8 @@
-"""What a driver tells the fleet of a linked node every BEAT_S. Pure."""
+"""What a driver tells the fleet of a node: once, and every BEAT_S while it is linked. Pure."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from controller.config import NodeConfig
 from controller.fleet.state import Beat
@@ -32,3 +34,21 @@ def beat_of(
         in_step=None if in_step else False,
         problem="",
     )
+
+
+def registration_of(
+    config: NodeConfig, facts: NodeFacts | None, want: str, owner: str
+) -> dict[str, Any]:
+    """Without what is not known."""
+    told = {
+        "region": config.region,
+        "address": config.sip,
+        "kind": config.kind.value,
+        "weight": config.weight,
+        "calls_max": config.calls_max or (facts.calls_max if facts else None),
+        "channels_max": config.channels_max or (facts.channels_max if facts else None),
+        "rate_max": config.arrivals_max_per_s,
+        "want": want,
+        "owner": owner,
+    }
+    return {name: value for name, value in told.items() if value is not None}

@@ -47,6 +47,8 @@ class Node:
         self.drained = 0
         self.drains: list[Callable[[], Awaitable[None]]] = [_nothing]
         self.lists_phones = True
+        self.resumed = 0
+        self.there = True
 
     def new(self, config: NodeConfig, secret: str) -> ScriptedLink:
         self.links.append(ScriptedLink(self))
@@ -71,6 +73,8 @@ class ScriptedLink(ScriptedDriver):
         self.lost = asyncio.Event()
 
     async def connect(self) -> NodeFacts:
+        if not self.node.there:
+            raise LinkLost("no route")
         return NodeFacts(Kind.ASTERISK, "22.10.0", 1.0)
 
     async def watch(self) -> AsyncIterator[Sequence[NodeEvent]]:
@@ -84,6 +88,9 @@ class ScriptedLink(ScriptedDriver):
     async def drain(self) -> None:
         self.node.drained += 1
         await self.node.drains[min(self.node.drained, len(self.node.drains)) - 1]()
+
+    async def resume(self) -> None:
+        self.node.resumed += 1
 
     async def phones(self) -> Sequence[PhoneRegistered]:
         if not self.node.lists_phones:
@@ -206,6 +213,24 @@ async def test_a_node_that_is_draining_drains_under_its_next_driver_too(
     assert not node.drained
     async with working(fleet, node, tmp_path, lease):
         await eventually(lambda: node.drained, 3, "drained")
+
+
+async def test_a_node_that_is_resumed_while_its_link_is_lost_takes_calls_again(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    node = Node()
+    async with working(fleet, node, tmp_path, await claimed(fleet)):
+        await eventually(lambda: node.links, 3, "linked")
+        await asyncio.sleep(0.5)
+        await fleet.want("a", "draining")
+        await asyncio.sleep(0.5)
+        node.there = False
+        node.links[0].lost.set()
+        await eventually(lambda: len(node.links) > 2, 5, "tried again")
+        await fleet.want("a", "active")
+        assert not node.resumed
+        node.there = True
+        await eventually(lambda: node.resumed, 5, "resumed")
 
 
 async def test_a_pbx_that_does_not_list_its_phones_stays_linked(
