@@ -50,7 +50,8 @@ RIGHTS = {
         reads=(*_PICTURE, "phones", "phonever", "written"),
         writes=(
             *(*_PLACING, "nodes", "node", "live", "stats", "drivers", "lease", "policy", "alarms"),
-            *("commands", "command", "running", "result", "regs", "at", "read", "look", "seen"),
+            *("commands", "command", "reccommands", "reccommand", "running", "result"),
+            *("regs", "at", "read", "look", "seen"),
         ),
     ),
     "steward": Rights(
@@ -58,7 +59,7 @@ RIGHTS = {
         reads=(*_PICTURE, "phoneack"),
         writes=(
             *("server", "policy", "lease", "nodes", "node", "live", "regs", "at"),
-            *("commands", "running", "phoneack", "written", "read"),
+            *("commands", "reccommands", "running", "phoneack", "written", "read"),
         ),
         more=("function|load", "function|list", "multi", "exec"),
     ),
@@ -80,13 +81,14 @@ RIGHTS = {
     "agent": Rights(
         functions=(
             *("route", "nodes", "host", "phones", "looks", "looked"),
-            *("record_take", "record_told", "record_alarm"),
+            *("record_take", "record_told", "record_alarm", "command"),
         ),
         reads=(*_PICTURE, "lease", "at", "phones", "phonever", "read"),
         writes=(
             *(*_PLACING, "node", "stats", "phoneack", "written", "look", "seen", "alarms"),
-            *("recask", "result"),
+            *("recask", "result", "reccommands", "reccommand"),
         ),
+        more=("lrem",),
     ),
     "edge": Rights(
         functions=("place", "route"),

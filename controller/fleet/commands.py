@@ -2,8 +2,8 @@
 
 The gate writes them (Fleet.command) and waits for the result (Fleet.result); the worker that
 holds the node's lease takes, runs and answers each once. A command that is not repeatable and
-was lost with its worker ends with the state "unknown": lua/redis/40_leases.lua writes that
-result itself, as `{"state":"unknown"}`.
+was lost with its worker ends with the state "unknown": lua/redis/45_commands.lua writes that
+result itself, as `{"state":"unknown"}`. Agents write those that record a call, and no others.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from controller.fleet.functions import Fleet
+from controller.fleet.functions import RECORDING, Fleet
 from controller.model import OriginateRequest
 
 
@@ -116,7 +116,7 @@ async def send(fleet: Fleet, node: str, command: NodeCommand, within_s: float) -
     Without one in time a command that no driver has begun is taken back ("failed": it did not run
     and will not); one that a driver has begun may still take effect ("unknown").
     """
-    command_id = uuid.uuid4().hex
+    command_id = (RECORDING if isinstance(command, RecordingCommand) else "") + uuid.uuid4().hex
     await fleet.command(node, command_id, encode(command), repeatable(command))
     raw = await fleet.result(command_id, within_s)
     if raw is None and await fleet.cancel(node, command_id):

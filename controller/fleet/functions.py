@@ -53,6 +53,8 @@ T = TypeVar("T")
 TIMEOUT_S = 1.0
 # Redis does nothing else meanwhile, some 8 µs an event, and edges give it 150 ms.
 EVENTS_AT_ONCE = 2000
+#: how the ids of commands begin that record a call (lua/redis/45_commands.lua)
+RECORDING = "rec-"
 _HINT = "check that Redis runs and that redis.url names it: pbxctl doctor"
 
 _pack = msgspec.msgpack.encode
@@ -353,7 +355,8 @@ class Fleet:
 
     async def cancel(self, node: str, command_id: str) -> bool:
         """Takes a command back that no driver has begun. False: one has, or it is done."""
-        key = f"{self._prefix}:commands:{node}"
+        kind = "reccommands" if command_id.startswith(RECORDING) else "commands"
+        key = f"{self._prefix}:{kind}:{node}"
         return bool(await _answer(self.client.lrem(key, 0, command_id)))
 
     async def take(self, lease: Lease) -> Command | None:

@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable
+from pathlib import PurePosixPath
 
 import msgspec
 
 from controller.errors import CommandRefused, DeadlineExceeded, LinkLost, PbxctlError
 from controller.fleet import commands
 from controller.fleet.commands import CommandResult, NodeCommand
+from controller.fleet.functions import RECORDING
+from controller.fleet.state import Command
 from controller.pbx.base import Driver
 
 Compare = Callable[[Driver], Awaitable[None]]
 
+#: as the agent names them: the audio, and FreeSWITCH's script that notes the end
+_RECORDING = re.compile(r"[0-9a-f]{32}\.raw", re.ASCII)
+_ON_END = re.compile(r"(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+/pbxctl-recorded\.lua|", re.ASCII)
+
 log = logging.getLogger(__name__)
 
 
-async def carry_out(driver: Driver, body: bytes, compare: Compare) -> CommandResult:
-    """Runs the command once and tells how it ended. Raises LinkLost: it may have run."""
+async def carry_out(
+    driver: Driver, taken: Command, compare: Compare, recorded_in: PurePosixPath
+) -> CommandResult:
+    """Runs the command once and tells how it ended. Raises LinkLost: it may have run.
+
+    recorded_in: the folder of the node's recordings.
+    """
     try:
-        command = commands.decode_command(body)
+        command = commands.decode_command(taken.body)
     except (msgspec.ValidationError, msgspec.DecodeError) as error:
         return CommandResult("failed", f"not a command: {error}")
     try:
         if isinstance(command, commands.RecordingCommand):
+            _check_files(command, recorded_in)
             pbx_id = await _record(driver, command)
+        elif taken.id.startswith(RECORDING):
+            return CommandResult("failed", "whoever may record may do nothing else")
         else:
             pbx_id = await _run(driver, command, compare)
     except LinkLost:
@@ -57,6 +73,15 @@ async def _run(driver: Driver, command: NodeCommand, compare: Compare) -> str:
         case commands.Truth():
             await compare(driver)
     return ""
+
+
+def _check_files(command: commands.RecordingCommand, recorded_in: PurePosixPath) -> None:
+    """Any agent may have written it, not only the node's own. Raises CommandRefused."""
+    path = PurePosixPath(command.path)
+    if path.parent != recorded_in or not _RECORDING.fullmatch(path.name):
+        raise CommandRefused(f"recordings of this node stand in {recorded_in}")
+    if isinstance(command, commands.StartRecording) and not _ON_END.fullmatch(command.on_end):
+        raise CommandRefused("only pbxctl-recorded.lua may note a recording's end")
 
 
 async def _record(driver: Driver, command: commands.RecordingCommand) -> str:

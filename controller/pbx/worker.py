@@ -21,9 +21,10 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from controller.config import NodeConfig, read_secret, split_address, stamp
+from controller.config_recordings import RecordingsConfig
 from controller.errors import (
     CommandRefused,
     DeadlineExceeded,
@@ -89,6 +90,7 @@ class Worker:
         new_driver: Callable[[NodeConfig, str], Driver],
         judge: Judge | None = None,
         sample_share: float = 0.0,
+        recordings: RecordingsConfig | None = None,
     ) -> None:
         self.fleet = fleet
         self.lease: Lease | None = lease
@@ -100,6 +102,8 @@ class Worker:
         self._probe = probe
         self._owner = owner
         self._new_driver = new_driver
+        folder = (recordings or RecordingsConfig()).folder
+        self._recorded_in = PurePosixPath(folder) / lease.node
         self._attestor = (
             Attestor(self.name, judge, self._attest, sample_share, self._seen) if judge else None
         )
@@ -376,7 +380,7 @@ class Worker:
                 while self.lease and (command := await self.fleet.take(self.lease)):
                     lease, lost = self.lease, None
                     try:
-                        result = await carry_out(driver, command.body, self._compare)
+                        result = await carry_out(driver, command, self._compare, self._recorded_in)
                     except LinkLost as error:
                         lost = error
                         result = CommandResult("unknown", error.message)

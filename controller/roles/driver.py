@@ -131,6 +131,7 @@ class _Crew:
             # With everything off no node is asked anything.
             self._judge if self._demands.strictest != "off" else None,
             self._config.media.sample_share,
+            self._config.recordings,
         )
         task = asyncio.create_task(worker.run(), name=f"worker {lease.node}")
         self._workers[lease.node] = (worker, task)

@@ -156,7 +156,7 @@ end
 -- calls_max, cpu, loss, jitter, mes, version, problem, in_step}; what is absent stays as it was. in_step
 -- false (events were lost) keeps calls away until the next reconcile. silence_ms is an age
 -- by the driver's own monotonic clock. Returns want, and the number of commands that wait or run:
--- of those that run some may be lost (take, 40_leases.lua).
+-- of those that run some may be lost (take, 45_commands.lua).
 redis.register_function('beat', function(keys, args)
   local P, name = keys[1], args[1]
   local stale, now = fenced(P, name, args[2])
@@ -210,7 +210,10 @@ redis.register_function('beat', function(keys, args)
     prove(memory, now)
   end
   local waiting = redis.call('LLEN', P .. ':commands:' .. name)
-  return { node.want, waiting + redis.call('HLEN', P .. ':running:' .. name) }
+    + redis.call('HLEN', P .. ':running:' .. name)
+  -- A driver whose users.acl is of an older version may not look.
+  local recording = redis.pcall('LLEN', P .. ':reccommands:' .. name)
+  return { node.want, waiting + (tonumber(recording) or 0) }
 end)
 
 -- calls: KEYS P; ARGV node limit. Returns msgpack records of the node's live calls.

@@ -17,7 +17,7 @@ from controller.config import Config
 from controller.config_file import parse
 from controller.errors import CommandRefused, FleetUnreachable
 from controller.fleet.acl import DATA_COMMANDS, RIGHTS, USERS, acl_file, user_of
-from controller.fleet.commands import Drain, encode
+from controller.fleet.commands import Drain, StopRecording, encode
 from controller.fleet.files import NodeFiles
 from controller.fleet.functions import Fleet, connect
 from controller.fleet.phones import FleetPhones, NodePhones, PublishedPhone
@@ -153,6 +153,14 @@ async def test_each_role_does_its_work(config: Config, fleets: dict[str, Fleet])
     await NodeFiles(driver, "a").tell_read(lease, "certificates", "c-1", "")
     assert await NodeFiles(agent, "a").runs_on("certificates") == "c"
     await agent.host_report("a", 0.5, 1.0)
+    record = encode(StopRecording("leg", "/r/a/x.raw"))
+    await agent.command("a", "rec-1", record, True)
+    await agent.command("a", "rec-2", record, True)
+    assert await agent.cancel("a", "rec-2")
+    taken = await driver.take(lease)
+    assert taken and (taken.id, taken.body) == ("rec-1", record)
+    await driver.done(lease, taken.id, b"{}")
+    assert await agent.result("rec-1", 1.0) == b"{}"
     assert (await fleets["doctor"].presence()).drivers == ("d",)
     await fleets["doctor"].nodes()
     await steward.forget(["a"])
@@ -202,6 +210,7 @@ OTHERS = {
     "policy": ("SET", "policy", {"driver", "steward"}),
     "orders to nodes": ("RPUSH", "commands:a", {"driver", "steward", "gate"}),
     "an order's text": ("HSET", "command:c", {"driver", "gate"}),
+    "orders to record": ("RPUSH", "reccommands:a", {"driver", "steward", "agent"}),
     "files to read": ("HSET", "written:a", {"steward", "agent"}),
     "files read": ("HSET", "read:a", {"driver", "steward"}),
     "leases": ("HSET", "lease:a", {"driver", "steward"}),
@@ -261,6 +270,44 @@ def test_a_role_without_its_password_file_says_so(config: Config, tmp_path: Path
     gone = msgspec.structs.replace(config.redis, users=str(tmp_path))
     with pytest.raises(Exception, match="secret cannot be read"):
         connect(msgspec.structs.replace(config, redis=gone), "gate")
+
+
+async def test_an_agent_has_a_pbx_do_nothing_but_record(
+    config: Config, fleets: dict[str, Fleet]
+) -> None:
+    """It writes to its list what it likes; the driver takes none of the gate's orders from it."""
+    driver, agent, base = fleets["driver"], fleets["agent"], f"pbx:{{{config.fleet}}}"
+    await fleets["steward"].load()
+    lease = await join(config, driver)
+    await fleets["gate"].command("a", "c3", encode(Drain()), True)
+    taken = await driver.take(lease)
+    assert taken
+    await driver.done(lease, taken.id, b"{}")
+    with pytest.raises(FleetUnreachable, match="can't access"):
+        await agent.command("a", "c4", encode(Drain()), True)
+    await agent.client.execute_command("RPUSH", f"{base}:reccommands:a", "c3")
+    assert await driver.take(lease) is None
+
+
+async def test_a_driver_drives_on_with_the_users_of_before(
+    config: Config, fleets: dict[str, Fleet]
+) -> None:
+    """They know nothing of orders to record."""
+    base, admin = f"pbx:{{{config.fleet}}}", operator(config)
+    await fleets["steward"].load()
+    kinds = set(RIGHTS["driver"].reads + RIGHTS["driver"].writes) - {"reccommands", "reccommand"}
+    patterns = [f"~{base}:{kind}{more}" for kind in sorted(kinds) for more in ("", ":*")]
+    rules = ["resetkeys", f"~{base}", *patterns]
+    await admin.execute_command("ACL", "SETUSER", "pbxctl-driver", *rules)
+    try:
+        lease = await join(config, fleets["driver"])
+        await fleets["gate"].command("a", "c5", encode(Drain()), True)
+        assert (await fleets["driver"].beat(lease, Beat(True)))[1] == 1
+        assert await fleets["driver"].take(lease)
+        await fleets["driver"].done(lease, "c5", b"{}")
+        assert await fleets["driver"].take(lease) is None
+    finally:
+        await admin.execute_command("ACL", "LOAD")
 
 
 async def test_an_edge_places_by_new_functions_with_the_users_of_0_1(

@@ -89,7 +89,7 @@ async def test_a_list_that_kamailio_did_not_reload_is_reloaded_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "pw").write_text("secret\n")
-    config = parse(CONFIG_TEXT + EDGE, str(tmp_path / "c"))
+    config = parse(f"{CONFIG_TEXT}{EDGE}state_dir: {tmp_path}/state\n", str(tmp_path / "c"))
     folder = folder_of(config, "k1")
     folder.mkdir(parents=True)
     (folder / "ctl").touch()

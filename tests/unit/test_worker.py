@@ -11,6 +11,7 @@ import pytest
 import redis.asyncio as redis
 
 from controller.config import NodeConfig
+from controller.config_recordings import RecordingsConfig
 from controller.errors import CommandRefused, FleetUnreachable, LinkLost
 from controller.fleet import commands
 from controller.fleet.functions import Fleet
@@ -48,6 +49,7 @@ class Node:
         self.drains: list[Callable[[], Awaitable[None]]] = [_nothing]
         self.lists_phones = True
         self.resumed = 0
+        self.recorded: list[str] = []
         self.there = True
 
     def new(self, config: NodeConfig, secret: str) -> ScriptedLink:
@@ -91,6 +93,13 @@ class ScriptedLink(ScriptedDriver):
 
     async def resume(self) -> None:
         self.node.resumed += 1
+
+    async def start_recording(self, pbx_id: str, path: str, rate_hz: int, on_end: str) -> str:
+        self.node.recorded.append(path)
+        return pbx_id
+
+    async def stop_recording(self, leg: str, path: str) -> None:
+        self.node.recorded.append(path)
 
     async def phones(self) -> Sequence[PhoneRegistered]:
         if not self.node.lists_phones:
@@ -272,3 +281,31 @@ async def test_a_command_that_fails_unforeseen_does_not_cost_the_link(
         await fleet.command("a", "c", commands.encode(commands.Drain()), True)
         assert await state_of(fleet, "c") == "unknown"
         assert len(node.links) == 1
+
+
+FOLDER = RecordingsConfig().folder
+FILE = f"{FOLDER}/a/{32 * 'a'}.raw"
+
+
+@pytest.mark.parametrize(
+    ("order", "state"),
+    [
+        (commands.StopRecording("l", FILE), "done"),
+        (commands.StartRecording("l", FILE, 8000, "/etc/freeswitch/pbxctl-recorded.lua"), "done"),
+        (commands.StopRecording("l", f"{FOLDER}/b/{32 * 'a'}.raw"), "failed"),
+        (commands.StopRecording("l", f"{FOLDER}/a/../b/{32 * 'a'}.raw"), "failed"),
+        (commands.StartRecording("l", "/etc/passwd", 8000), "failed"),
+        (commands.StartRecording("l", FILE, 8000, "~os.execute('id')"), "failed"),
+        (commands.StartRecording("l", FILE, 8000, "/tmp/../x/pbxctl-recorded.lua"), "failed"),
+        (commands.Hangup("l"), "failed"),
+    ],
+)
+async def test_an_order_that_an_agent_may_write_does_nothing_but_record(
+    fleet: Fleet, tmp_path: Path, order: commands.NodeCommand, state: str
+) -> None:
+    node = Node()
+    async with working(fleet, node, tmp_path, await claimed(fleet)):
+        await fleet.command("a", "rec-1", commands.encode(order), True)
+        assert await state_of(fleet, "rec-1") == state
+    assert node.recorded == ([order.path] if state == "done" else [])  # type: ignore[union-attr]
+    assert not node.hung_up
