@@ -16,6 +16,7 @@ import msgspec
 import yaml
 
 from controller.config import Config, EdgeConfig, NodeConfig, RegionConfig, split_address
+from controller.config_urls import records_fault, redis_fault
 from controller.errors import ConfigError
 from controller.model import Kind
 
@@ -182,6 +183,9 @@ def _cross_check(doc: _Document, config: Config) -> None:
     if config.vault:
         _address(doc, config.vault.ingest, ("vault", "ingest"))
         _address(doc, config.vault.listen, ("vault", "listen"))
+    if config.records.url is not None and (fault := records_fault(config.records.url)):
+        hint = "as in postgresql://pbxctl@db.example/pbxctl, with records.password_file"
+        raise doc.error(("records", "url"), fault, hint=hint)
     _check_recordings(doc, config)
     _check_security(doc, config)
     _check_redis(doc, config)
@@ -292,6 +296,9 @@ def _check_redis(doc: _Document, config: Config) -> None:
     if "redis" in config.nodes or "redis" in config.edges:
         section = "nodes" if "redis" in config.nodes else "edges"
         raise doc.error((section, "redis"), "is the name of the server", hint="rename it")
+    if config.redis.url is not None and (fault := redis_fault(config.redis.url)):
+        hint = "as in redis://192.0.2.1:6379/0; a password goes into redis.password_file"
+        raise doc.error(("redis", "url"), fault, hint=hint)
     if config.redis.users and config.redis.url is None:
         raise doc.error(
             ("redis", "users"),
