@@ -16,6 +16,7 @@ import msgspec
 import yaml
 
 from controller.config import Config, EdgeConfig, NodeConfig, RegionConfig, split_address
+from controller.config_hints import meant
 from controller.config_urls import records_fault, redis_fault
 from controller.errors import ConfigError
 from controller.model import Kind
@@ -92,6 +93,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<at>.*)`)?$", re.S)
 _UNKNOWN = re.compile(r"unknown field `(?P<key>[^`]*)`")
 _MISSING = re.compile(r"missing required field `(?P<key>[^`]*)`")
+_NO_SUCH = re.compile(r"^Invalid enum value '(?P<word>.*)'$", re.S)
 
 
 def _convert(doc: _Document, value: Any, kind: type[S], path: tuple[str, ...]) -> S:
@@ -103,13 +105,12 @@ def _convert(doc: _Document, value: Any, kind: type[S], path: tuple[str, ...]) -
         what = match["what"]
         inner = tuple(part for part in re.split(r"[.\[\]]+", match["at"] or "") if part)
         if unknown := _UNKNOWN.search(what):
-            known = [f.encode_name for f in msgspec.structs.fields(kind)] if not inner else []
-            close = difflib.get_close_matches(unknown["key"], known, 1)
-            raise doc.error(
-                (*path, *inner, unknown["key"]),
-                "unknown key",
-                hint=f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}",
-            ) from error
+            known = meant(kind, inner, unknown["key"])
+            where = (*path, *inner, unknown["key"])
+            raise doc.error(where, "unknown key", hint=known) from error
+        if wrong := _NO_SUCH.match(what):
+            known = meant(kind, inner, wrong["word"])
+            raise doc.error((*path, *inner), what, hint=known) from error
         if missing := _MISSING.search(what):
             raise doc.error((*path, *inner), f"{missing['key']} is missing") from error
         raise doc.error((*path, *inner), what) from error
@@ -156,10 +157,11 @@ def parse(text: str, file: str, *, secrets_there: bool = True) -> Config:
     if "source" in doc.value:
         raise doc.error(("source",), "unknown key")
     rest = {k: v for k, v in doc.value.items() if k not in ("nodes", "regions", "edges")}
+    # First, for a mistyped `nodes` is no file without nodes.
+    shell = _convert(doc, rest | {"nodes": {}, "regions": {}}, Config, ())
     regions = _named(doc, "regions", RegionConfig, True)
     nodes = _named(doc, "nodes", NodeConfig, True)
     edges = _named(doc, "edges", EdgeConfig, False)
-    shell = _convert(doc, rest | {"nodes": {}, "regions": {}}, Config, ())
     config = msgspec.structs.replace(
         shell, nodes=nodes, regions=regions, edges=edges, source=str(Path(file).absolute())
     )

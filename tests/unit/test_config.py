@@ -162,6 +162,28 @@ def test_each_mistake_names_its_place(
     assert error.exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "hint"),
+    [
+        ("calls_max", "calls_mx", "did you mean calls_max?"),
+        ("nodes:", "nodez:", "did you mean nodes?"),
+        ("fleet: main", "fleet: main\nplacement: {spil_above: 1}", "did you mean spill_above?"),
+        ("fleet: main", "fleet: main\nmedia: {all: off}", "known: trunk, phones, peers, "),
+        ("fleet: main", "fleet: main\nvault: {keys: {provider: file, pass: x}}", "passphrase_file"),
+        ('prefix: "95"', 'number: "95"', "known: prefix, service, "),
+        ("kind: asterisk", "kind: 3cx", "known: asterisk, freeswitch"),
+        ("service: queue", "service: qeue", "did you mean queue?"),
+        ("fleet: main", "fleet: main\nmedia: {peers: {telco: maybe}}", "known: "),
+    ],
+)
+def test_a_word_that_is_not_known_is_answered_by_those_that_are(
+    folder: Path, old: str, new: str, hint: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(folder, GOOD.replace(old, new, 1))
+    assert hint in caught.value.hint
+
+
 def test_who_makes_the_secrets_reads_the_file_without_them(folder: Path) -> None:
     (folder / "secret").unlink()
     assert parse(GOOD, str(folder / "pbxctl.yaml"), secrets_there=False).fleet == "main"

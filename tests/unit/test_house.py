@@ -17,8 +17,8 @@ FLOORS = (
     {"routing", "capacity", "fraud", "media", "vault", "access"},
     {"records", "evidence", "fleet", "pbx", "pki"},
     {
-        *("model", "config", "config_file", "config_shapes", "config_urls", "config_vault"),
-        "config_recordings",
+        *("model", "config", "config_file", "config_hints", "config_shapes", "config_urls"),
+        *("config_vault", "config_recordings"),
         *("durable", "errors", "metrics", "log", "notify", "resources", "tasks", "version"),
     },
 )
