@@ -76,12 +76,16 @@ def show(
     elif not rows:
         note(session, empty)
     else:
-        terminal = console(session)
-        terminal.print(table(rows, columns, session.output == "wide", terminal.width))
+        wide = session.output == "wide"
+        terminal = console(session, unbounded=wide)
+        terminal.print(table(rows, columns, wide, terminal.width))
 
 
-def console(session: Session, stream: IO[str] | None = None) -> Any:
-    """A rich console: coloured only on a terminal that wants it, as wide as the pipe needs."""
+def console(session: Session, stream: IO[str] | None = None, *, unbounded: bool = False) -> Any:
+    """A rich console: coloured only on a terminal that wants it, as wide as the pipe needs.
+
+    unbounded: on a terminal too, which wraps what is wider.
+    """
     from rich.console import Console
 
     out = stream or sys.stdout
@@ -92,7 +96,7 @@ def console(session: Session, stream: IO[str] | None = None) -> Any:
         markup=False,
         emoji=False,
         soft_wrap=False,
-        width=None if out.isatty() else UNBOUNDED,
+        width=None if out.isatty() and not unbounded else UNBOUNDED,
         force_terminal=None if out.isatty() else False,
     )
 

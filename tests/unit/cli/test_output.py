@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,6 +56,22 @@ def test_a_table_is_never_wider_than_its_terminal() -> None:
         console = Console(file=stream, width=width)
         console.print(output.table(rows, COLUMNS, False, width))
         assert max(len(line) for line in stream.getvalue().splitlines()) <= width
+
+
+def test_wide_cuts_nothing_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout", stream)
+    monkeypatch.setenv("COLUMNS", "20")
+    name = "node-with-a-long-name"
+    output.show(Session(output="wide"), None, [name], COLUMNS, str)
+    assert re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue()).split() == [
+        "A",
+        "BB",
+        "CC",
+        "DD",
+        *[name] * 4,
+    ]
 
 
 def test_markup_is_not_read() -> None:
