@@ -7,6 +7,8 @@ JSON and YAML keep values as they are, escaped to ASCII.
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +23,7 @@ from controller.errors import Unreachable
 
 T = TypeVar("T")
 UNBOUNDED = 100_000  # columns of a pipe: nothing is cut there
+LINES = 25  # of what has no height; rich goes by a width only beside one
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,11 @@ def show(
         terminal.print(table(rows, columns, wide, terminal.width))
 
 
+def is_dumb(out: IO[str]) -> bool:
+    """Whether it is a terminal that has no cursor to move, as an editor's shell."""
+    return out.isatty() and os.environ.get("TERM", "").lower() in ("dumb", "unknown")
+
+
 def console(session: Session, stream: IO[str] | None = None, *, unbounded: bool = False) -> Any:
     """A rich console: coloured only on a terminal that wants it, as wide as the pipe needs.
 
@@ -89,6 +97,11 @@ def console(session: Session, stream: IO[str] | None = None, *, unbounded: bool 
     from rich.console import Console
 
     out = stream or sys.stdout
+    width = height = None
+    if unbounded or not out.isatty():
+        width, height = UNBOUNDED, LINES
+    elif is_dumb(out):  # of which rich knows no size
+        width, height = shutil.get_terminal_size()
     return Console(
         file=out,
         no_color=session.no_color,
@@ -96,7 +109,8 @@ def console(session: Session, stream: IO[str] | None = None, *, unbounded: bool 
         markup=False,
         emoji=False,
         soft_wrap=False,
-        width=None if out.isatty() and not unbounded else UNBOUNDED,
+        width=width,
+        height=height,
         force_terminal=None if out.isatty() else False,
     )
 
@@ -172,7 +186,7 @@ def repeat(session: Session, once: Callable[[], None]) -> None:
     if session.watch_s is None:
         once()
         return
-    screen = sys.stdout.isatty() and session.output in ("table", "wide")
+    screen = sys.stdout.isatty() and not is_dumb(sys.stdout) and session.output in ("table", "wide")
     try:
         while True:
             if screen:

@@ -79,8 +79,8 @@ def top(session: Session, region: str, sort: str) -> None:
     """
     gate = session.gate(ASK_WITHIN_S)
     interval_s = session.watch_s or DEFAULT_INTERVAL_S
-    usable = sys.stdin.isatty() and sys.stdout.isatty() and session.output in ("table", "wide")
-    if not usable:
+    drawn = sys.stdout.isatty() and not output.is_dumb(sys.stdout)
+    if not (sys.stdin.isatty() and drawn and session.output in ("table", "wide")):
         _plain(session, gate, interval_s, region)
         return
     gate.get(FleetView, "fleet")  # a gate that is not there is an error, not an empty screen

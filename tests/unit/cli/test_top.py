@@ -169,7 +169,9 @@ def test_keys_typed_at_once_are_all_read() -> None:
 
 
 @contextmanager
-def terminal(stand: Stand, width: int = 80, height: int = 24) -> Iterator[Terminal]:
+def terminal(
+    stand: Stand, width: int = 80, height: int = 24, kind: str = "xterm"
+) -> Iterator[Terminal]:
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("4H", height, width, 0, 0))
     before = termios.tcgetattr(follower)
@@ -178,7 +180,7 @@ def terminal(stand: Stand, width: int = 80, height: int = 24) -> Iterator[Termin
     process = subprocess.Popen(
         [sys.executable, "-m", "controller.cli", "top", "-w", "0.2"],
         cwd=ROOT,
-        env={**ours, "PBXCTL_CONFIG": str(stand.file), "TERM": "xterm"},
+        env={**ours, "PBXCTL_CONFIG": str(stand.file), "TERM": kind},
         stdin=follower,
         stdout=follower,
         stderr=follower,
@@ -268,6 +270,11 @@ def test_it_follows_a_resize(stand: Stand) -> None:
         fcntl.ioctl(t.follower, termios.TIOCSWINSZ, struct.pack("4H", 12, 45, 0, 0))
         os.killpg(t.process.pid, signal.SIGWINCH)
         t.until("\x1b.H(?:(?!SILENT).)*NODE(?:(?!SILENT).)*FILLED")
+
+
+def test_a_terminal_that_cannot_be_drawn_on_gets_a_list_of_its_width(stand: Stand) -> None:
+    with terminal(stand, width=30, kind="dumb") as t:
+        t.until(r"^[^\x1b]*NODE[^\x1b]*w1[^\x1b]*NODE +STATE +LOAD +CALLS *\r\n")
 
 
 def test_without_a_terminal_it_is_a_list(stand: Stand, pbxctl: Pbxctl) -> None:
