@@ -111,16 +111,15 @@ def show(session: Session, name: str) -> None:
 def _act(session: Session, names: tuple[str, ...], verb: str, question: str) -> None:
     gate = session.gate()
     session.confirm(f"{question} {', '.join(names)}?")
-    done = []
-    for name in names:
-        with waiting(session, f"{verb}: waiting for {name}"):
-            answer = gate.post(NodeAction, "nodes", name, verb, body=Ask(dry_run=session.dry_run))
-        done.append(answer)
-        output.note(session, _sentence(answer))
-    if session.output in ("json", "yaml"):
-        output.dump(session, done)
-    elif session.output == "name":
-        click.echo("\n".join(names))
+    for name in names[1:]:  # one that is not known must not leave those before it changed
+        gate.get(NodeView, "nodes", name)
+    done: list[NodeAction] = []
+    with output.several(session, done, lambda answer: answer.node):
+        for name in names:
+            with waiting(session, f"{verb}: waiting for {name}"):
+                ask = Ask(dry_run=session.dry_run)
+                done.append(gate.post(NodeAction, "nodes", name, verb, body=ask))
+            output.note(session, _sentence(done[-1]))
 
 
 def _sentence(a: NodeAction) -> str:

@@ -11,7 +11,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, Generic, TypeVar
 
@@ -161,6 +162,19 @@ def fitting(
         worst = max(range(len(kept)), key=lambda i: (kept[i].rank, i))
         del kept[worst]
     return kept
+
+
+@contextmanager
+def several(session: Session, done: Sequence[T], name: Callable[[T], str]) -> Iterator[None]:
+    """Prints for scripts what the body has put into `done`, also when it ends by an error."""
+    try:
+        yield
+    finally:
+        if session.output in ("json", "yaml") and done:
+            dump(session, done)
+        elif session.output == "name":
+            sys.stdout.writelines(plain(name(one)) + "\n" for one in done)
+            sys.stdout.flush()
 
 
 def say(session: Session, sentences: Sequence[str]) -> None:

@@ -199,17 +199,16 @@ def remove(session: Session, names: tuple[str, ...]) -> None:
     """Remove phones. A call that one of them is on goes on until it ends."""
     session.confirm(f"Remove {', '.join(names)}?")
     gate = session.gate()
-    done = [
-        gate.post(PhoneView, "phones", name, "remove", body=Ask(dry_run=session.dry_run))
-        for name in names
-    ]
+    for name in names[1:]:  # one that is not known must not leave those before it removed
+        gate.get(PhoneView, "phones", name)
     would = "would be removed" if session.dry_run else "is removed as its nodes take the change"
-    for view in done:
-        output.note(session, f"{view.name} {would}: {_pending(view) or 'no node has it'}")
-    if session.output in ("json", "yaml"):
-        output.dump(session, done)
-    elif session.output == "name":
-        click.echo("\n".join(view.name for view in done))
+    done: list[PhoneView] = []
+    with output.several(session, done, lambda view: view.name):
+        for name in names:
+            ask = Ask(dry_run=session.dry_run)
+            view = gate.post(PhoneView, "phones", name, "remove", body=ask)
+            done.append(view)
+            output.note(session, f"{view.name} {would}: {_pending(view) or 'no node has it'}")
 
 
 @options.examples("pbxctl phones dns --region west")

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
+import msgspec
+import pytest
 import yaml
 
+from controller.api.client import Gate
+from controller.errors import LinkLost
 from controller.fleet import commands
 from controller.fleet.commands import CommandResult
 from controller.fleet.state import Beat
@@ -76,6 +81,29 @@ def test_nobody_to_ask_is_wrong_usage(stand: Stand, pbxctl: Pbxctl) -> None:
     assert (ran.code, ran.error["exit_code"]) == (2, 2)
     assert "--yes" in ran.error["hint"]
     assert pbxctl("nodes", "show", "e1", "-o", "json").json["want"] == "active"
+
+
+def test_an_unknown_name_among_several_leaves_all_as_they_are(stand: Stand, pbxctl: Pbxctl) -> None:
+    ran = pbxctl("nodes", "drain", "e1", "nobody", "--yes", "-o", "json")
+    assert (ran.code, ran.out, ran.error["kind"]) == (2, "", "NotFound")
+    assert pbxctl("nodes", "show", "e1", "-o", "json").json["want"] == "active"
+
+
+def test_what_was_done_before_an_error_is_told(
+    stand: Stand, pbxctl: Pbxctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    post = Gate.post
+
+    def lost(self: Gate, kind: Any, *path: str, body: msgspec.Struct) -> Any:
+        if "e2" in path:
+            raise LinkLost("the gate went away")
+        return post(self, kind, *path, body=body)
+
+    monkeypatch.setattr(Gate, "post", lost)
+    ran = pbxctl("nodes", "eject", "e1", "e2", "--yes", "-o", "json")
+    assert (ran.code, [done["node"] for done in ran.json]) == (3, ["e1"])
+    ran = pbxctl("nodes", "resume", "e1", "e2", "--yes", "-o", "name")
+    assert (ran.code, ran.out) == (3, "e1\n")
 
 
 def test_a_pbx_that_refuses_is_told(stand: Stand, pbxctl: Pbxctl) -> None:

@@ -151,6 +151,15 @@ def test_two_adds_at_once(stand: Stand, pbxctl: Pbxctl, phone: Any) -> None:
     assert phone("3009").code == 4
 
 
+def test_an_unknown_name_among_several_removes_none(
+    stand: Stand, pbxctl: Pbxctl, phone: Any
+) -> None:
+    assert phone("3011").code == 0
+    ran = pbxctl("phones", "remove", "3011", "nobody", "--yes")
+    assert (ran.code, "there is no phone 'nobody'" in ran.err) == (2, True)
+    assert pbxctl("phones", "show", "3011", "-o", "json").json["state"] != "removing"
+
+
 def test_a_removed_phone_is_listed_until_its_nodes_have_let_it_go(
     pbxctl: Pbxctl, phone: Any
 ) -> None:
