@@ -241,7 +241,7 @@ def _report(session: Session, done: CallAction, what: str, verb: str) -> None:
     elif done.state == "dry_run":
         output.say(session, [f"{what} would be {verb}. {done.message}".strip()])
     elif done.state == "done":
-        known = f" Its key is {done.placement}." if done.placement and verb == "begun" else ""
+        known = f" Its placement is {done.placement}." if done.placement and verb == "begun" else ""
         output.say(session, [f"{what} is {verb}.{known}"])
     if done.state == "failed":
         raise PbxctlError(

@@ -114,6 +114,13 @@ def test_originate_fills_a_reservation(stand: Stand, pbxctl: Pbxctl) -> None:
     assert pbxctl("calls", "show", ran.json["call_id"], "-o", "json").json["state"] == "reserved"
 
 
+def test_originate_tells_by_what_the_call_is_found(stand: Stand, pbxctl: Pbxctl) -> None:
+    stand.playing.answer = lambda _: CommandResult("done", pbx_id="new-2")
+    ran = pbxctl("calls", "originate", "--to", "+49301", "--from", "400", "--yes")
+    placement = ran.out.rsplit("Its placement is ", 1)[1].strip().rstrip(".")
+    assert pbxctl("calls", "show", placement, "-o", "json").json["placement"] == placement
+
+
 def test_originate_takes_digits_alone(stand: Stand, pbxctl: Pbxctl) -> None:
     for number in ("1@x", "1&PJSIP/2", "1,2", "", "١٢", "1\r\nAction: x", "9" * 19):
         ran = pbxctl("calls", "originate", f"--to={number}", "--from=400", "--yes")
