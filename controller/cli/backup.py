@@ -44,7 +44,7 @@ class Done(msgspec.Struct, frozen=True):
     "pbxctl backup /mnt/backup/2027-01-31 --no-bodies",
 )
 @click.command()
-@options.plain
+@options.printing
 @click.argument("folder", type=FOLDER)
 @click.option("--no-bodies", is_flag=True, help="Without the sealed recordings themselves.")
 @click.pass_obj
@@ -77,7 +77,7 @@ def backup(session: Session, folder: Path, no_bodies: bool) -> None:
 
 @options.examples("pbxctl restore /mnt/backup/2027-01-31 --into /etc/pbxctl")
 @click.command()
-@options.plain
+@options.printing
 @click.argument("folder", type=FOLDER)
 @click.option("--into", type=FOLDER, required=True, metavar="FOLDER",
               help="Where pbxctl.yaml goes; the rest goes where that says.")  # fmt: skip

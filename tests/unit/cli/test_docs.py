@@ -59,6 +59,11 @@ def test_each_command_is_documented_with_each_option(name: str) -> None:
             assert param.help, f"{param.name} has no help text"
 
 
+def test_a_command_whose_json_is_documented_prints_it() -> None:
+    told = [name for name in COMMANDS if "JSON" in section(name)]
+    assert [name for name in told if "--output" not in options_of(COMMANDS[name])] == []
+
+
 def test_no_command_is_documented_that_does_not_exist() -> None:
     assert set(re.findall(r"^### (pbxctl .*)$", TEXT, re.M)) == set(COMMANDS)
 
