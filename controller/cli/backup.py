@@ -19,7 +19,7 @@ import msgspec
 from controller.cli import options, output
 from controller.cli.session import Session
 from controller.config import Config
-from controller.config_file import load
+from controller.config_file import parse
 from controller.config_vault import FileKeys, Pkcs11Keys, TransitKeys
 from controller.durable import replace
 from controller.errors import PbxctlError, UsageError
@@ -91,15 +91,17 @@ def restore(session: Session, folder: Path, into: Path) -> None:
     if not (given / _CONFIG).is_file():
         raise UsageError(f"{folder} is no backup of ours", hint="made by pbxctl backup FOLDER")
     files = sorted(p.relative_to(given) for p in given.rglob("*") if p.is_file())
-    for name in files:
-        _must_be_new(into / name)
     try:
-        for name in files:
-            _copy(given / name, into / name)
-        config = load(into / _CONFIG)
+        # Secrets that stand outside of the config's folder are no part of it.
+        text = (given / _CONFIG).read_text("utf-8")
+        config = parse(text, str(into / _CONFIG), secrets_there=False)
         vault, bodies = config.vault_path, bodies_folder(config)
         for path in (config.state_path / "records.db", vault / "keyring", vault / "slots"):
             _must_be_new(path)
+        for name in files:
+            _must_be_new(into / name)
+        for name in files:
+            _copy(given / name, into / name)
         restore_records(config, folder)
         keys = (folder / "vault").is_dir()
         if keys:

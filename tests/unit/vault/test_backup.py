@@ -132,3 +132,20 @@ def test_slots_are_not_copied_with_a_keyring_that_changed_meanwhile(tmp_path: Pa
 
 def test_a_folder_that_is_no_backup_is_refused(tmp_path: Path) -> None:
     assert run(["restore", str(tmp_path), "--into", str(tmp_path / "x")]) == 2
+
+
+def test_what_cannot_be_restored_whole_is_not_begun(tmp_path: Path) -> None:
+    """Records of another fleet where the config says; a secret that was no part of the backup."""
+    saved, state, folder = tmp_path / "saved", tmp_path / "state", tmp_path / "fleet"
+    (saved / "config").mkdir(parents=True)
+    state.mkdir()
+    (saved / "config" / "pbxctl.yaml").write_text(
+        f"fleet: f\nregions: {{east: {{}}}}\nstate_dir: {state}\nnodes:\n  e1: {{kind: asterisk, "
+        f"region: east, sip: 'h:1', control: 'h:9', password_file: {tmp_path / 'elsewhere'}}}\n"
+    )
+    (state / "records.db").touch()
+    assert run(["restore", str(saved), "--into", str(folder)]) == 2
+    assert not folder.exists()
+    (state / "records.db").unlink()
+    assert run(["restore", str(saved), "--into", str(folder)]) == 0
+    assert (folder / "pbxctl.yaml").is_file()
