@@ -144,7 +144,8 @@ def judge_place(node: NodeView | None, name: str) -> Finding:
         )
     if node.state is NodeState.DOWN:
         why = node.problem or node.reason
-        fix = "set calls_max at the node" if node.reason == "has no limit" else "see above"
+        others = f"what the other findings about {name} say"
+        fix = "set calls_max at the node" if node.reason == "has no limit" else others
         return fail(name, "placement", f"down: {why}", fix)
     return ok(name, "placement", f"{node.state.value}, load {node.load:.2f}")
 

@@ -19,7 +19,7 @@ from controller.errors import LoginRefused
 from controller.fleet.keys import prefix
 from controller.fleet.library import library
 from controller.fleet.phones import FleetPhones, NodePhones
-from controller.fleet.state import Presence
+from controller.fleet.state import Beat, Presence
 from controller.model import Kind, NodeFacts
 from tests.gate_server import Stand
 from tests.unit.cli.conftest import Pbxctl
@@ -156,6 +156,17 @@ def test_the_whole_against_nodes_that_are_not_there(stand: Stand, pbxctl: Pbxctl
         assert found[node, "sip"] == "fail"
     problems = pbxctl("doctor", "--problems", "-o", "json").json
     assert {f["level"] for f in problems} == {"warn", "fail"}
+
+
+def test_a_node_that_is_down_is_explained_by_its_other_findings(
+    stand: Stand, pbxctl: Pbxctl
+) -> None:
+    lease = stand.playing.leases.pop("e1")  # nobody beats for it any more
+    stand.run(stand.playing.fleet.beat(lease, Beat(False, problem="frozen")))
+    told = [f for f in pbxctl("doctor", "-o", "json").json if f["about"] == "e1"]
+    (place,) = [f for f in told if f["check"] == "placement"]
+    assert place["fix"] == "what the other findings about e1 say"
+    assert {f["check"] for f in told if f["level"] == "fail"} > {"placement"}
 
 
 def test_nodes_without_the_phones_of_their_region_are_seen(stand: Stand, pbxctl: Pbxctl) -> None:
