@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 unreachable, 4 refused (errors.py
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import sys
 import traceback
@@ -16,7 +15,7 @@ import click
 
 from controller.cli import options
 from controller.cli.session import Session
-from controller.cli.text import plain
+from controller.cli.text import error_json, plain
 from controller.errors import ConfigError, PbxctlError, UsageError
 from controller.version import VERSION
 
@@ -127,8 +126,7 @@ def _tell(
     session: Session, argv: list[str], kind: str, message: str, hint: str, exit_code: int
 ) -> int:
     if session.output == "json" or _asks_json(argv):
-        body = {"kind": kind, "message": message, "hint": hint, "exit_code": exit_code}
-        sys.stderr.write(json.dumps({"error": body}) + "\n")
+        sys.stderr.write(error_json(kind, message, hint, exit_code))
     else:
         sys.stderr.write(f"Error: {plain(message)}\n")
         if hint:

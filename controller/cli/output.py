@@ -19,7 +19,7 @@ from typing import IO, Any, Generic, TypeVar
 import msgspec
 
 from controller.cli.session import Session
-from controller.cli.text import plain
+from controller.cli.text import error_json, plain
 from controller.errors import Unreachable
 
 T = TypeVar("T")
@@ -209,7 +209,13 @@ def repeat(session: Session, once: Callable[[], None]) -> None:
             try:
                 once()
             except Unreachable as error:
-                sys.stderr.write(f"Error: {plain(error.message)}\n")
+                kind = type(error).__name__
+                told = (
+                    error_json(kind, error.message, error.hint, error.exit_code)
+                    if session.output == "json"
+                    else f"Error: {plain(error.message)}\n"
+                )
+                sys.stderr.write(told)
             time.sleep(session.watch_s)
     except KeyboardInterrupt:
         sys.stderr.write("\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import socket
@@ -82,6 +83,16 @@ def test_how_much_is_done_is_shown_where_it_is_known() -> None:
         ended(process)
         os.close(leader)
     assert seen.index(b"| reading \r") < seen.index(b"reading  42%") < seen.index(b"reading 100%")
+
+
+def test_a_watch_in_json_tells_errors_in_json(tmp_path: Path) -> None:
+    file = write_config(tmp_path, "unix:///nowhere")
+    process = started(file, subprocess.PIPE, "nodes", "list", "-o", "json", "-w", "0.2")
+    try:
+        assert process.stderr
+        assert json.loads(process.stderr.readline())["error"]["exit_code"] == 3
+    finally:
+        ended(process)
 
 
 def test_a_watch_outlives_the_gate(stand: Stand, tmp_path: Path) -> None:
