@@ -53,10 +53,8 @@ def render(session: Session, name: str, into: Path | None, at: Path | None) -> N
     if not session.dry_run and into is None:
         # pbxctl's own folder, as `up` would make it: what lies below is not for others.
         config.state_path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if session.dry_run:
-        paths, verb = sorted(made.files), "would be checked"
-    else:
-        paths, verb = write(made), "written"
+    paths = write(made, dry_run=session.dry_run)
+    verb = "would be written" if session.dry_run else "written"
     if session.output in ("json", "yaml"):
         output.dump(session, {"node": name, "folder": str(made.folder), "files": list(paths)})
     elif session.output == "name":

@@ -11,17 +11,19 @@ from controller.render.file import File
 from controller.render.files import Rendered
 
 
-def write(rendered: Rendered) -> list[str]:
+def write(rendered: Rendered, *, dry_run: bool = False) -> list[str]:
     """Writes into `rendered.folder` what differs there; answers the paths written, in order.
 
-    Raises UsageError when the folder cannot be written.
+    dry_run: only answers them. Raises UsageError when the folder cannot be written or read.
     """
     written = []
     try:
-        rendered.folder.mkdir(parents=True, exist_ok=True)
+        if not dry_run:
+            rendered.folder.mkdir(parents=True, exist_ok=True)
         for path, file in rendered.files.items():
             if _differs(rendered.folder / path, file):
-                replace(rendered.folder / path, file.text, file.mode)
+                if not dry_run:
+                    replace(rendered.folder / path, file.text, file.mode)
                 written.append(path)
     except OSError as error:
         raise UsageError(

@@ -27,10 +27,17 @@ def test_files_for_another_machine_name_its_folder(bare: Pbxctl, tmp_path: Path)
     assert not any(str(tmp_path) in text for text in texts)
 
 
-def test_dry_run_writes_nothing(bare: Pbxctl, tmp_path: Path) -> None:
+def test_dry_run_says_what_would_be_written_and_writes_nothing(
+    bare: Pbxctl, tmp_path: Path
+) -> None:
     bare("init", "--demo")
-    assert bare("render", "a1", "--into", "out", "--dry-run").code == 0
+    told = bare("render", "a1", "--into", "out", "--dry-run", "-o", "json").json["files"]
     assert not (tmp_path / "out").exists()
+    assert bare("render", "a1", "--into", "out", "-o", "json").json["files"] == told
+    (tmp_path / "out" / "pbxctl-pjsip.conf").unlink()
+    ran = bare("render", "a1", "--into", "out", "--dry-run")
+    assert ran.out == f"{tmp_path}/out/pbxctl-pjsip.conf would be written\n"
+    assert not (tmp_path / "out" / "pbxctl-pjsip.conf").exists()
 
 
 def test_an_unknown_name_is_wrong_usage(bare: Pbxctl) -> None:
