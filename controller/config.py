@@ -6,6 +6,7 @@ stand in it: `password_file` names a file that only its owner can read.
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from pathlib import Path
@@ -322,6 +323,23 @@ def split_address(address: str) -> tuple[str, int]:
     if not match or not 0 < int(match[2]) < 65_536:
         raise ValueError(f"{address!r} is not host:port")
     return match[1].strip("[]"), int(match[2])
+
+
+def make_state_dir(config: Config) -> Path:
+    """state_dir, made for its owner alone where there is none. ConfigError when it is of no use."""
+    path, wrong = config.state_path, ""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        wrong = f"{path} cannot be made: {error.strerror}"
+    else:
+        if not os.access(path, os.W_OK | os.X_OK):
+            wrong = f"{path} cannot be written by this user"
+    if wrong:
+        raise ConfigError(
+            wrong, file=config.source, key="state_dir", hint="name a folder of this user's own"
+        )
+    return path
 
 
 def stamp(path: Path) -> tuple[int, int]:

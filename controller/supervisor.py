@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
+import os
 import shutil
 import signal
 import sys
@@ -18,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from controller import notify
-from controller.config import Config
-from controller.errors import PbxctlError, UsageError
+from controller.config import Config, make_state_dir
+from controller.errors import ConfigError, PbxctlError, UsageError
 from controller.keeper import Keeper
 from controller.log import set_up_logging
 
@@ -27,17 +28,26 @@ from controller.log import set_up_logging
 ALL_READY_S = 15.0
 REDIS_READY_S = 10.0
 
+LONGEST_SOCKET = "steward.up"
+SOCKET_BYTES_MAX = 107  # Linux unix(7)
+
 log = logging.getLogger(__name__)
 
 
 def up(config: Config) -> int:
     """Runs until SIGTERM or SIGINT, then stops the roles, Redis last. The exit code.
 
-    Raises UsageError when another `pbxctl up` has the same state_dir, or redis-server is missing.
+    Raises UsageError when another `pbxctl up` has the same state_dir, the state_dir cannot be used,
+    or redis-server is missing.
     """
     set_up_logging("up")
-    config.state_path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = (config.state_path / "up.lock").open("w")
+    folder = make_state_dir(config)
+    if len(os.fsencode(folder / LONGEST_SOCKET)) > SOCKET_BYTES_MAX:
+        raise ConfigError(
+            f"{folder} is too long for the names of the sockets in it",
+            file=config.source, key="state_dir", hint="choose a shorter one",
+        )  # fmt: skip
+    lock = (folder / "up.lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -45,6 +45,7 @@ def _names(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[Comp
 @click.pass_obj
 def render(session: Session, name: str, into: Path | None, at: Path | None) -> None:
     """Write the PBX config of NODE (or an edge) and say which files changed."""
+    from controller.config import make_state_dir
     from controller.render.files import render as rendered
     from controller.render.write import write
 
@@ -52,7 +53,7 @@ def render(session: Session, name: str, into: Path | None, at: Path | None) -> N
     made = rendered(config, name, into, at)
     if not session.dry_run and into is None:
         # pbxctl's own folder, as `up` would make it: what lies below is not for others.
-        config.state_path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_state_dir(config)
     paths = write(made, dry_run=session.dry_run)
     verb = "would be written" if session.dry_run else "written"
     if session.output in ("json", "yaml"):

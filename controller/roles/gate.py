@@ -15,7 +15,7 @@ from controller.api.app import make_app
 from controller.api.fleet_metrics import FleetCollector
 from controller.api.listen import server_tls, socket_path, unix_socket
 from controller.api.serving import follow, listen_tls
-from controller.config import Config
+from controller.config import Config, make_state_dir
 from controller.fleet.functions import Fleet, connect
 from controller.pki.contexts import server
 from controller.roles.phone_publisher import PhonePublisher
@@ -54,6 +54,7 @@ async def _serve(config: Config, fleet: Fleet, ends: contextlib.AsyncExitStack) 
     if tls is not None:
         await listen_tls(runner, config.gate.listen, tls, "gate.listen")
     # Last, so that whoever sees the socket finds the gate whole.
+    make_state_dir(config)
     path = socket_path(config)
     await web.SockSite(runner, unix_socket(path)).start()
     ends.callback(path.unlink, missing_ok=True)

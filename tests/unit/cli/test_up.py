@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.gate_server import write_config
 from tests.redis_server import RedisServer
 from tests.unit.cli.conftest import Pbxctl
@@ -51,6 +53,27 @@ def test_a_wrong_config_starts_nothing(tmp_path: Path, bare: Pbxctl) -> None:
         assert ran.code == 2, os.fspath(file)
         assert f"{file}:" in ran.err
     assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("state", "verb", "says"),
+    [
+        ("pbxctl.yaml", ("up",), "cannot be made"),
+        ("pbxctl.yaml", ("run", "gate"), "cannot be made"),
+        ("pbxctl.yaml", ("render", "a1"), "cannot be made"),
+        ("a" * 100, ("up",), "too long"),
+    ],
+)
+def test_a_state_dir_that_is_of_no_use(
+    tmp_path: Path, bare: Pbxctl, state: str, verb: tuple[str, ...], says: str
+) -> None:
+    assert bare("init", "--demo").code == 0
+    file = tmp_path / "pbxctl.yaml"
+    file.write_text(file.read_text().replace("state_dir: state", f"state_dir: {state}"))
+    ran = bare(*verb)
+    assert (ran.code, "pbxctl.yaml: state_dir: " in ran.err) == (2, True), ran.err
+    assert says in ran.err
+    assert not list(tmp_path.rglob("*.up"))
 
 
 def test_an_unknown_role(bare: Pbxctl) -> None:
