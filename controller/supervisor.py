@@ -19,8 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from controller import notify
-from controller.config import Config, make_state_dir
+from controller.config import Config, make_state_dir, read_secret
 from controller.errors import ConfigError, PbxctlError, UsageError
+from controller.fleet.acl import USERS
 from controller.keeper import Keeper
 from controller.log import set_up_logging
 
@@ -38,7 +39,7 @@ def up(config: Config) -> int:
     """Runs until SIGTERM or SIGINT, then stops the roles, Redis last. The exit code.
 
     Raises UsageError when another `pbxctl up` has the same state_dir, the state_dir cannot be used,
-    or redis-server is missing.
+    a role's own password cannot be read, or redis-server is missing.
     """
     set_up_logging("up")
     folder = make_state_dir(config)
@@ -47,6 +48,7 @@ def up(config: Config) -> int:
             f"{folder} is too long for the names of the sockets in it",
             file=config.source, key="state_dir", hint="choose a shorter one",
         )  # fmt: skip
+    _read_passwords(config)
     lock = (folder / "up.lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -57,6 +59,16 @@ def up(config: Config) -> int:
         ) from error
     with lock:
         return asyncio.run(_main(config))
+
+
+def _read_passwords(config: Config) -> None:
+    """Those without which a role would end, each time that it is started."""
+    files = [config.redis.password_file, config.records.url and config.records.password_file]
+    if users := config.redis.users:
+        files += [f"{users}/{role}" for role in roles_of(config) if role in USERS]
+    for name in files:
+        if name:
+            read_secret(config.path(name))
 
 
 async def _main(config: Config) -> int:

@@ -76,5 +76,25 @@ def test_a_state_dir_that_is_of_no_use(
     assert not list(tmp_path.rglob("*.up"))
 
 
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ("redis: {url: 'redis://127.0.0.1:1', users: secrets/redis}", "secrets/redis/driver: "),
+        ("redis: {url: 'redis://127.0.0.1:1', password_file: none}", "none: secret cannot be read"),
+        ("records: {url: 'postgresql://u@h/b', password_file: none}", "none: secret cannot be"),
+        ("vault: {}", "vault: keys is missing"),
+    ],
+)
+def test_a_role_that_could_not_start_is_told_of_before_any_is(
+    tmp_path: Path, bare: Pbxctl, lines: str, says: str
+) -> None:
+    assert bare("init", "--demo").code == 0
+    file = tmp_path / "pbxctl.yaml"
+    file.write_text(f"{file.read_text()}{lines}\n")
+    ran = bare("up")
+    assert (ran.code, says in ran.err) == (2, True), ran.err
+    assert not list(tmp_path.rglob("*.up")) and not list(tmp_path.rglob("redis.sock"))
+
+
 def test_an_unknown_role(bare: Pbxctl) -> None:
     assert bare("run", "drivr").code == 2
