@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +17,9 @@ import click
 from controller.cli import options, output
 from controller.cli.session import Session
 from controller.cli.waiting import waiting
-from controller.config import split_address
+from controller.config import Config, split_address
 from controller.config_file import parse
-from controller.errors import PbxctlError, UsageError
+from controller.errors import ConfigError, PbxctlError, UsageError
 from controller.fleet.acl import USERS
 from controller.pki.store import renew_due
 
@@ -91,17 +92,21 @@ def parse_node(text: str) -> First:
     name, kind, host, region = match[1], match[2], match[3], match[4] or "main"
     for what in (name, region):
         _check_name(what)
-    try:
-        split_address(f"{host}:{SIP_PORT}")
-    except ValueError as error:
-        raise UsageError(f"{host!r} is no address", hint="an IPv4, [IPv6] or host name") from error
-    return First(name, kind, host, region)
+    return First(name, kind, _check_host(host), region)
 
 
 def _check_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} is no name", hint="a-z, 0-9 and '-', at most 63 characters")
     return name
+
+
+def _check_host(host: str) -> str:
+    try:
+        split_address(f"{host}:{SIP_PORT}")
+    except ValueError as error:
+        raise UsageError(f"{host!r} is no address", hint="an IPv4, [IPv6] or host name") from error
+    return host
 
 
 def config_text(fleet: str, nodes: tuple[First, ...], redis_url: str, state_dir: str) -> str:
@@ -172,9 +177,7 @@ def init(
                 "there is nobody to ask for the nodes",
                 hint="give --node NAME=KIND:HOST@REGION, or --demo",
             )
-        fleet = fleet or (
-            click.prompt("Name of the fleet", default="main") if not nodes else "main"
-        )
+        fleet = fleet or (_ask("Name of the fleet", _check_name, "main") if not nodes else "main")
         chosen = tuple(map(parse_node, nodes)) or _ask_nodes()
     if '"' in redis_url or "\n" in redis_url or "\\" in redis_url:
         raise UsageError("the Redis URL has a quote in it", hint="percent-encode it as %22")
@@ -193,25 +196,59 @@ def init(
 
 def _ask_nodes() -> tuple[First, ...]:
     found: list[First] = []
+
+    def name_or_end(text: str) -> str:
+        if any(node.name == text for node in found):
+            raise UsageError(f"there is a node {text!r} already", hint="give each its own name")
+        return _check_name(text) if text or not found else ""
+
     while True:
         more = " (empty: no more)" if found else ""
-        name = click.prompt(f"Name of a node{more}", default="" if found else "pbx1")
+        name = _ask(f"Name of a node{more}", name_or_end, "" if found else "pbx1")
         if not name:
             return tuple(found)
         kind = click.prompt("Its kind", type=click.Choice(list(CONTROL_PORT)))
-        host = click.prompt("Its address")
-        region = click.prompt("Its region", default=found[-1].region if found else "main")
-        found.append(parse_node(f"{name}={kind}:{host}@{region}"))
+        host = _ask("Its address", _check_host)
+        region = _ask("Its region", _check_name, found[-1].region if found else "main")
+        found.append(First(name, kind, host, region))
+
+
+def _ask(question: str, check: Callable[[str], str], default: str | None = None) -> str:
+    """Asks until the answer passes `check`."""
+
+    def checked(text: str) -> str:
+        try:
+            return check(text)
+        except UsageError as error:
+            raise click.UsageError(f"{error.message} ({error.hint})") from error
+
+    answer: str = click.prompt(question, default=default, value_proc=checked)
+    return answer
+
+
+def _checked(file: Path, text: str, nodes: tuple[First, ...]) -> Config:
+    """The config that the text will be. UsageError about the options: the file is not there yet."""
+    names = [node.name for node in nodes]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"there are two nodes {name!r}", hint="give each its own name")
+    try:
+        return parse(text, str(file), secrets_there=False)
+    except ConfigError as error:
+        what = error.message.removeprefix(f"{error.file}:{error.line}: ")
+        hint = error.hint or "give other options: pbxctl init --help"
+        raise UsageError(what, hint=hint) from error
 
 
 def write(file: Path, text: str, nodes: tuple[First, ...]) -> None:
-    """Secrets first, random and 0600, then certificates, and the file once all is good."""
+    """Secrets first, random and 0600, then certificates, and the file once all is good; nothing
+    of them when the file would be a wrong one."""
+    config = _checked(file, text, nodes)
     folder = file.parent / "secrets"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for node in nodes:
             _create(folder / node.name, secrets.token_urlsafe(24) + "\n", 0o600)
-        config = parse(text, str(file))
         if config.redis.users:
             users = config.path(config.redis.users)
             users.mkdir(exist_ok=True, mode=0o700)

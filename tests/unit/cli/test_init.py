@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import stat
 from pathlib import Path
 
@@ -61,6 +62,38 @@ def test_a_wrong_node_writes_nothing(bare: Pbxctl, tmp_path: Path, node: str) ->
     assert ran.code == 2
     assert not (tmp_path / "pbxctl.yaml").exists()
     assert not (tmp_path / "secrets").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--node", "a=asterisk:h", "--node", "a=asterisk:g"), "there are two nodes 'a'"),
+        (("--node", "a=asterisk:h", "--node", "b=asterisk:h"), "nodes.b.sip: h:5061 is taken"),
+        (("--node", "redis=asterisk:h"), "nodes.redis: is the name of the server"),
+        (("--node", "a=asterisk:h", "--redis", "http://h"), "redis.url: is no redis://"),
+    ],
+)
+def test_options_that_make_no_config_write_nothing(
+    bare: Pbxctl, tmp_path: Path, words: tuple[str, ...], says: str
+) -> None:
+    ran = bare("init", "--into", "x", *words)
+    assert (ran.code, ran.err.startswith(f"Error: {says}")) == (2, True), ran.err
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_wrong_answer_is_asked_for_again(
+    bare: Pbxctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = ("My Fleet", "f", "pbx_1", "p", "cisco", "asterisk", "a b", "h", "E", "east", "p", "")
+    typed = io.StringIO("\n".join(answers) + "\n")
+    monkeypatch.setattr(typed, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdin", typed)
+    ran = bare("init")
+    assert ran.code == 0, ran.err
+    config = load(tmp_path / "pbxctl.yaml")
+    assert (config.fleet, list(config.nodes), config.nodes["p"].region) == ("f", ["p"], "east")
+    for wrong in ("'My Fleet'", "'pbx_1'", "'cisco'", "'a b'", "'E'", "a node 'p' already"):
+        assert wrong in ran.out
 
 
 def test_nobody_to_ask(bare: Pbxctl) -> None:
