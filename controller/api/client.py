@@ -78,6 +78,8 @@ def client_tls(gate: TlsGate) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     try:
+        for path in (gate.ca, gate.cert, gate.key):  # ssl does not tell which one it could not open
+            path.open("rb").close()
         context.load_verify_locations(gate.ca)
         context.load_cert_chain(gate.cert, gate.key)
     except (OSError, ssl.SSLError) as error:
@@ -196,6 +198,12 @@ class Gate:
         else:
             at = self._where.url
             hint = f"check the address and that the {self._name} runs there"
+            # By TLS 1.3 our handshake is over before the other side looks at the certificate.
+            if isinstance(error, (ConnectionResetError, BrokenPipeError)):
+                hint = (
+                    f"a {self._name} does so to a certificate that is revoked, out of date or not "
+                    "of its people: pbxctl pki list, on its machine"
+                )
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         what = f"the {self._name} at {at} does not answer: {reason}"
         return Unreachable(what, hint=_MAYBE if maybe_done else hint)

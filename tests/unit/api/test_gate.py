@@ -33,6 +33,7 @@ from controller.errors import (
     PbxctlError,
     Refused,
     Unreachable,
+    UsageError,
 )
 from controller.fleet import commands
 from controller.fleet.functions import Fleet, connect
@@ -262,8 +263,9 @@ async def test_tcp_takes_tls_1_3_and_certificates_of_its_authority_alone(
         ask = OriginateAsk(to="1", caller="2", dry_run=True)
         await asyncio.to_thread(lambda: client("clerk").post(CallAction, "calls", body=ask))
         for wrong in (client("stranger"), client("clerk", "other-ca.pem")):
-            with pytest.raises((CommandRefused, Unreachable)):
+            with pytest.raises((CommandRefused, Unreachable)) as caught:
                 await asyncio.to_thread(wrong.get, Nodes, "nodes")
+            assert "certificate" in caught.value.hint
         with pytest.raises(PbxctlError, match="secure"):
             await asyncio.to_thread(client("clerk", host="127.0.0.1").get, Nodes, "nodes")
         old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -275,6 +277,15 @@ async def test_tcp_takes_tls_1_3_and_certificates_of_its_authority_alone(
                 await session.get(f"https://localhost:{port}/v1/nodes")
     lines = [json.loads(x) for x in capfd.readouterr().err.splitlines() if x.startswith("{")]
     assert [x["who"] for x in lines] == ["cert:clerk"]
+
+
+def test_a_certificate_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    make_certificates(tmp_path)
+    files = [tmp_path / "clerk.pem", tmp_path / "clerk.key", tmp_path / "ca.pem"]
+    for i, file in enumerate(files):
+        wrong = [*files[:i], tmp_path / f"no-{file.name}", *files[i + 1 :]]
+        with pytest.raises(UsageError, match=f"no-{file.name}"):
+            Gate(TlsGate("https://localhost:1", *wrong))
 
 
 def test_a_client_raises_what_the_gate_raised() -> None:
