@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -24,6 +25,7 @@ from controller.errors import Unreachable
 
 T = TypeVar("T")
 UNBOUNDED = 100_000  # columns of a pipe: nothing is cut there
+_BLANKS = re.compile(r" +((?:\x1b\[0m)?)$", re.M)
 LINES = 25  # of what has no height; rich goes by a width only beside one
 
 
@@ -82,7 +84,11 @@ def show(
     else:
         wide = session.output == "wide"
         terminal = console(session, unbounded=wide)
-        terminal.print(table(rows, columns, wide, terminal.width))
+        with terminal.capture() as made:
+            terminal.print(table(rows, columns, wide, terminal.width))
+        # Blanks to the width of the longest cell would be empty lines in a narrow window.
+        sys.stdout.write(_BLANKS.sub(r"\1", made.get()))
+        sys.stdout.flush()
 
 
 def is_dumb(out: IO[str]) -> bool:

@@ -74,6 +74,18 @@ def test_wide_cuts_nothing_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch)
     ]
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_no_line_ends_in_blanks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    output.show(Session(output="wide"), None, ["x", "y" * 300], COLUMNS, str)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert [line for line in lines if line != line.rstrip()] == []
+    assert len(lines) == 3
+
+
 def test_markup_is_not_read() -> None:
     stream = io.StringIO()
     console = output.console(Session(), stream)
