@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 unreachable, 4 refused (errors.py
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 import sys
@@ -19,6 +20,7 @@ from controller.cli.text import error_json, plain
 from controller.errors import ConfigError, PbxctlError, UsageError
 from controller.version import VERSION
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 PLACES = {
     "up": "controller.cli.up:up",
     "run": "controller.cli.up:run",
@@ -94,12 +96,20 @@ def run(argv: list[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader went away, as `head` does: no message about it
         return 0
-    except Exception as error:  # the last border: a defect of ours, told as one
-        if session.verbose:
-            traceback.print_exc()
-        logging.getLogger(__name__).debug("defect", exc_info=error)
-        hint = "run it again with -v and report what it prints"
-        return _tell(session, argv, "Defect", f"{type(error).__name__}: {error}", hint, 1)
+    except Exception as error:  # the last border
+        return _tell_other(session, argv, error)
+
+
+def _tell_other(session: Session, argv: list[str], error: Exception) -> int:
+    """A full disk, or a defect of ours, told as one."""
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        what = f"what was asked for cannot be written: {error.strerror}"
+        return _tell(session, argv, "PbxctlError", what, "make room where it goes", 1)
+    if session.verbose:
+        traceback.print_exception(error)
+    logging.getLogger(__name__).debug("defect", exc_info=error)
+    hint = "run it again with -v and report what it prints"
+    return _tell(session, argv, "Defect", f"{type(error).__name__}: {error}", hint, 1)
 
 
 def _next(error: PbxctlError, argv: list[str]) -> str:

@@ -106,6 +106,16 @@ def test_options_stand_before_or_after_and_the_last_counts(
     assert pbxctl("-o", "json", "nodes", "list").out.startswith("{")
 
 
+def test_a_full_disk_is_no_defect_of_ours() -> None:
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "controller.cli", "completion", "bash"],
+            cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=20,
+        )  # fmt: skip
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("Error: what was asked for cannot be written: No space left")
+
+
 def test_a_pipe_gets_no_colours_and_whole_lines(stand: Stand, pbxctl: Pbxctl) -> None:
     ran = process("nodes", "list", "-o", "wide", PBXCTL_CONFIG=str(stand.file), COLUMNS="20")
     assert ran.returncode == 0
