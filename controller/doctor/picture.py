@@ -139,9 +139,8 @@ def judge_crew(presence: Presence) -> list[Finding]:
 def judge_place(node: NodeView | None, name: str) -> Finding:
     """What placement thinks of a node."""
     if node is None:
-        return warn(
-            name, "placement", "no driver has registered it", "pbxctl run driver, then look again"
-        )
+        fix = "start a driver; one that runs knows it after a restart if it was named later"
+        return warn(name, "placement", "no driver has registered it", fix)
     if node.state is NodeState.DOWN:
         why = node.problem or node.reason
         others = f"what the other findings about {name} say"

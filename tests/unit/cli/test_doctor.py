@@ -158,6 +158,10 @@ def test_the_whole_against_nodes_that_are_not_there(stand: Stand, pbxctl: Pbxctl
     assert {f["level"] for f in problems} == {"warn", "fail"}
 
 
+def test_a_node_that_was_named_later_asks_for_a_restart() -> None:
+    assert "after a restart" in picture.judge_place(None, "e9").fix
+
+
 def test_a_node_that_is_down_is_explained_by_its_other_findings(
     stand: Stand, pbxctl: Pbxctl
 ) -> None:
