@@ -229,7 +229,12 @@ def dns_zone(config: Config, region: str, how: Signalling) -> str:
     service = "_sips._tcp" if how.transport == "tls" else f"_sip._{how.transport}"
     order = {config.nodes[s.node].region: 0 for s in servers(config, region, "")}
     known = servers(config, region, "")
-    lines = [f"; phones of {region}", f"$ORIGIN {domain}."]
+    lines = [f"; phones of {region}"]
+    if not config.phones.domain:
+        lines.append(
+            "; phones.domain is not set: this name is an example, and no phone asks for it"
+        )
+    lines.append(f"$ORIGIN {domain}.")
     addresses = []
     for server in known:
         priority = 10 * (1 + list(order).index(config.nodes[server.node].region))

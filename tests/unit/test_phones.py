@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -163,6 +164,15 @@ def test_srv_records_send_phones_to_their_region_first(config: Config) -> None:
         ("_sips._tcp", "20", "10", "c"),
     }
     assert "a 60 IN A 192.0.2.1" in zone
+
+
+def test_a_zone_without_a_domain_says_that_its_name_is_an_example(config: Config) -> None:
+    for domain, told in ((None, True), ("sip.example.org", False)):
+        phones = msgspec.structs.replace(config.phones, domain=domain)
+        changed = msgspec.structs.replace(config, phones=phones)
+        zone = provision.dns_zone(changed, "east", provision.Signalling("tls"))
+        assert ("; phones.domain is not set" in zone) is told
+        assert f"$ORIGIN {domain or 'sip.example.net'}.\n" in zone
 
 
 def test_a_phone_is_added_once(book: PhoneBook) -> None:
