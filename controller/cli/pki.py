@@ -12,6 +12,7 @@ from controller.cli import options, output
 from controller.cli.output import Column
 from controller.cli.session import Session
 from controller.cli.waiting import waiting
+from controller.config import Config
 from controller.errors import NotFound, UsageError
 from controller.pki import requests
 from controller.pki.store import Kept, Store, open_store, person
@@ -100,14 +101,15 @@ def issue(session: Session, name: str, roles: tuple[str, ...]) -> None:
     verb = "would be made" if session.dry_run else "is made"
     lines = [f"{store.certificate('people', name)} {verb}, its key beside it."]
     if config.gate.listen != "unix":
-        lines.append(_next(store, name, f"https://{config.gate.listen}"))
+        lines.append(_next(store, name, config))
     output.say(session, lines)
 
 
-def _next(store: Store, name: str, gate: str) -> str:
+def _next(store: Store, name: str, config: Config) -> str:
+    vault = f" --vault https://{config.vault.listen}" if config.vault else ""
     return (
         f"Give both to {name} with {store.ca('control')}, and there: pbxctl context add FLEET "
-        f"--gate {gate} --cert {name}.pem --key {name}.key --ca ca.pem"
+        f"--gate https://{config.gate.listen}{vault} --cert {name}.pem --key {name}.key --ca ca.pem"
     )
 
 

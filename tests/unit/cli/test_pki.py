@@ -77,3 +77,13 @@ def test_bad_input_is_told(
     ran = bare("pki", *argv, "--config", str(ca))
     assert (ran.code, says in ran.err) == (2, True), ran.err
     assert not (ca.parent / "new").exists()
+
+
+def test_a_person_is_told_of_the_vault_where_there_is_one(bare: Pbxctl, ca: Path) -> None:
+    at_ca = ("--config", str(ca))
+    assert bare("pki", "renew", *at_ca).code == 0
+    assert "--vault" not in bare("pki", "issue", "anna", "--role", "auditor", *at_ca).out
+    with ca.open("a") as file:
+        file.write("vault: {listen: '192.0.2.5:8445', duties: ingest}\n")
+    told = bare("pki", "issue", "carl", "--role", "custodian", *at_ca).out
+    assert "--gate https://127.0.0.1:8443 --vault https://192.0.2.5:8445 --cert carl.pem" in told
