@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 unreachable, 4 refused (errors.py
 from __future__ import annotations
 
 import errno
+import io
 import itertools
 import logging
 import sys
@@ -65,6 +66,8 @@ def pbxctl() -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the `pbxctl` command; ends the process with the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that a terminal's letters have not
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
 
 

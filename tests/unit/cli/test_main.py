@@ -106,6 +106,14 @@ def test_options_stand_before_or_after_and_the_last_counts(
     assert pbxctl("-o", "json", "nodes", "list").out.startswith("{")
 
 
+def test_letters_that_a_terminal_does_not_have_are_escaped(tmp_path: Path) -> None:
+    contexts = tmp_path / "contexts.yaml"
+    contexts.write_text("contexts: [{name: дом, config: /x}]", "utf-8")
+    ran = process("context", "list", "-o", "name",
+                  PBXCTL_CONTEXTS=str(contexts), PYTHONIOENCODING="latin-1")  # fmt: skip
+    assert (ran.returncode, ran.stdout) == (0, r"\u0434\u043e\u043c" + "\n"), ran.stderr
+
+
 def test_a_full_disk_is_no_defect_of_ours() -> None:
     with Path("/dev/full").open("w") as full:
         ran = subprocess.run(
