@@ -79,7 +79,8 @@ def top(session: Session, region: str, sort: str) -> None:
     """
     gate = session.gate(ASK_WITHIN_S)
     interval_s = session.watch_s or DEFAULT_INTERVAL_S
-    drawn = sys.stdout.isatty() and not output.is_dumb(sys.stdout)
+    bars = sys.stdout.encoding.lower().startswith("utf")
+    drawn = bars and sys.stdout.isatty() and not output.is_dumb(sys.stdout)
     if not (sys.stdin.isatty() and drawn and session.output in ("table", "wide")):
         _plain(session, gate, interval_s, region)
         return

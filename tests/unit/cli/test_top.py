@@ -169,9 +169,7 @@ def test_keys_typed_at_once_are_all_read() -> None:
 
 
 @contextmanager
-def terminal(
-    stand: Stand, width: int = 80, height: int = 24, kind: str = "xterm"
-) -> Iterator[Terminal]:
+def terminal(stand: Stand, width: int = 80, height: int = 24, **env: str) -> Iterator[Terminal]:
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("4H", height, width, 0, 0))
     before = termios.tcgetattr(follower)
@@ -180,7 +178,7 @@ def terminal(
     process = subprocess.Popen(
         [sys.executable, "-m", "controller.cli", "top", "-w", "0.2"],
         cwd=ROOT,
-        env={**ours, "PBXCTL_CONFIG": str(stand.file), "TERM": kind},
+        env={**ours, "PBXCTL_CONFIG": str(stand.file), "TERM": "xterm", **env},
         stdin=follower,
         stdout=follower,
         stderr=follower,
@@ -273,8 +271,13 @@ def test_it_follows_a_resize(stand: Stand) -> None:
 
 
 def test_a_terminal_that_cannot_be_drawn_on_gets_a_list_of_its_width(stand: Stand) -> None:
-    with terminal(stand, width=30, kind="dumb") as t:
+    with terminal(stand, width=30, TERM="dumb") as t:
         t.until(r"^[^\x1b]*NODE[^\x1b]*w1[^\x1b]*NODE +STATE +LOAD +CALLS *\r\n")
+
+
+def test_a_terminal_without_bars_gets_a_list(stand: Stand) -> None:
+    with terminal(stand, PYTHONIOENCODING="latin-1") as t:
+        t.until("every 0.2 s.*NODE.*w1.*every 0.2 s")
 
 
 def test_without_a_terminal_it_is_a_list(stand: Stand, pbxctl: Pbxctl) -> None:
