@@ -1,4 +1,4 @@
-"""Files that are whole or absent, also after a power cut."""
+"""Files that are whole or absent, also after a power cut, and folders that are nobody else's."""
 
 from __future__ import annotations
 
@@ -30,3 +30,11 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def own_folder(folder: Path) -> None:
+    """Makes it and what is missing above it, for their owner alone: the mode of a mkdir with its
+    parents is of the last one only. Raises OSError."""
+    for path in (*reversed(folder.parents), folder):
+        if path == folder or not path.exists():
+            path.mkdir(mode=0o700, exist_ok=True)

@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from controller.durable import sync_folder
+from controller.durable import own_folder, sync_folder
 from controller.vault.body import SEALED
 from controller.vault.wire import Ack, Begin, End, Frame, State
 
@@ -30,7 +30,7 @@ class Spool:
         self._folder = folder
         self._refused = folder / "refused"
         self._max_bytes = max_bytes
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        own_folder(folder)
         for path in folder.glob("*.new"):
             path.unlink()
         self._sizes = {
@@ -104,7 +104,7 @@ class Openings:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        own_folder(folder)
 
     def add(self, recording: str, begin: bytes) -> None:
         with open(self._folder / recording, "wb", opener=_closed) as file:

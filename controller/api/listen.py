@@ -8,6 +8,7 @@ import ssl
 from pathlib import Path
 
 from controller.config import Config, TlsConfig
+from controller.durable import own_folder
 from controller.errors import ConfigError, PbxctlError, Refused
 
 SOCKET_NAME = "gate.sock"
@@ -28,7 +29,7 @@ def unix_socket(path: Path) -> socket.socket:
             f"the gate's socket path has more than {_SUN_PATH_MAX} bytes: {path}",
             hint="choose a shorter state_dir",
         )
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    own_folder(path.parent)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if _answers(path):

@@ -21,6 +21,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from controller.config import Config, read_secret
+from controller.durable import own_folder
 from controller.errors import ConfigError, RecordsUnreachable
 from controller.records.postgresql import ANSWER_S, CONNECT_S, UPGRADE_S
 from controller.records.postgresql import Connection as PostgresqlConnection
@@ -126,7 +127,7 @@ def open_database(config: Config) -> Database:
 def _local(config: Config) -> tuple[Engine, str]:
     path = config.state_path / SQLITE_NAME
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        own_folder(path.parent)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
         raise RecordsUnreachable(

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from controller.config import Config, read_secret
 from controller.config_vault import FileKeys, Pkcs11Keys, VaultConfig
+from controller.durable import own_folder
 from controller.errors import ConfigError, StoreUnreachable, VaultError
 from controller.vault import key_slots
 from controller.vault.intake import Intake
@@ -85,7 +86,7 @@ def open_custody(config: Config) -> Custody:
     _with_keys(config)
     folder = config.vault_path
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        own_folder(folder)
     except OSError as error:
         raise StoreUnreachable(
             f"{folder} cannot be made: {error.strerror}", hint="or name another vault.folder"

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from controller.config import Config
-from controller.durable import sync_folder
+from controller.durable import own_folder, sync_folder
 from controller.errors import StoreUnreachable
 
 _SUFFIX = ".envelope"
@@ -35,7 +35,7 @@ class Intake:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         with self._translated():
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            own_folder(folder)
 
     def put(self, recording: str, waiting: Waiting) -> None:
         """Keeps what came first: a recording has one envelope."""

@@ -26,7 +26,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, S3Store
 
 from controller.config import Config, read_secret
-from controller.durable import sync_folder
+from controller.durable import own_folder, sync_folder
 from controller.errors import StoreUnreachable
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def open_store(config: Config) -> Store:
     if vault.s3 is None:
         folder = config.path(vault.store) if vault.store else config.vault_path / "store"
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            own_folder(folder)
             _clear_staged(folder)
         except OSError as error:
             raise StoreUnreachable(

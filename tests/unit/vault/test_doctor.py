@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -10,17 +12,33 @@ import pytest
 from controller.config_vault import VaultConfig
 from controller.doctor.finding import Level
 from controller.doctor.vault import check_vault, judge_folder, judge_keys, judge_room
+from controller.vault.intake import open_intake
+from controller.vault.store import open_store
 from tests.unit.vault.test_life_cycle import config_in
 from tests.vault_server import VaultServer
 
 
 def test_a_vault_that_runs_is_well(tmp_path: Path) -> None:
     with VaultServer(tmp_path) as vault:
-        (vault.config.vault_path).chmod(0o700)
         found = {f.check: f for f in check_vault(vault.config)}
         assert {name: f.level for name, f in found.items() if name != "room"} == dict.fromkeys(
             ("keys", "secret", "folder", "ingest", "listen"), Level.OK
         )
+
+
+def test_the_folders_that_a_vault_makes_are_its_own(tmp_path: Path) -> None:
+    config = config_in(tmp_path)
+    shutil.rmtree(config.state_path)
+    before = os.umask(0o022)
+    try:
+        open_store(config)
+        open_intake(config)
+    finally:
+        os.umask(before)
+    found = {f.check: f.level for f in check_vault(config)}
+    assert found["folder"] is Level.OK
+    for folder in (config.state_path, config.vault_path):
+        assert folder.stat().st_mode & 0o777 == 0o700, folder
 
 
 def test_one_that_does_not_is_told(tmp_path: Path) -> None:
