@@ -16,6 +16,7 @@ import msgspec
 from controller.agent.kamcmd import kamcmd
 from controller.agent.steps import text_of
 from controller.config import Config
+from controller.durable import own_folder
 from controller.fleet.state import NodeView
 from controller.render.files import dispatcher_list, folder_of
 from controller.render.write import replace
@@ -41,6 +42,7 @@ def read(path: Path) -> Snapshot | None:
 
 
 def write(path: Path, snapshot: Snapshot) -> None:
+    own_folder(path.parent.parent)  # state_dir, of which an agent may be the first to need one
     replace(path, msgspec.json.encode(snapshot).decode(), 0o640)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from pathlib import Path
 
@@ -76,11 +77,16 @@ def test_busy_share() -> None:
 
 
 def test_a_snapshot_survives_and_a_broken_one_is_none(tmp_path: Path) -> None:
-    path = tmp_path / "agent" / "snapshot.json"
+    path = tmp_path / "state" / "agent" / "snapshot.json"
     assert snapshots.read(path) is None
     taken = snapshots.take([node("e1")])
-    snapshots.write(path, taken)
+    before = os.umask(0o022)
+    try:
+        snapshots.write(path, taken)
+    finally:
+        os.umask(before)
     assert snapshots.read(path) == taken
+    assert path.parent.parent.stat().st_mode & 0o777 == 0o700, "state_dir is closed to others"
     path.write_bytes(path.read_bytes()[:-5])
     assert snapshots.read(path) is None
 
