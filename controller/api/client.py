@@ -210,6 +210,8 @@ class Gate:
 
 
 def _path(parts: tuple[str, ...]) -> str:
+    if not all(parts):  # as from a shell's variable that is not set
+        raise UsageError("a name or ID is empty", hint="give one, or check the variable it is from")
     return "/v1/" + "/".join(quote(part, safe="") for part in parts)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from controller.fleet import commands
 from controller.fleet.commands import CommandResult
 from controller.model import CallAnswered, CallEnded, CallStarted, Placed
@@ -119,6 +121,14 @@ def test_originate_tells_by_what_the_call_is_found(stand: Stand, pbxctl: Pbxctl)
     ran = pbxctl("calls", "originate", "--to", "+49301", "--from", "400", "--yes")
     placement = ran.out.rsplit("Its placement is ", 1)[1].strip().rstrip(".")
     assert pbxctl("calls", "show", placement, "-o", "json").json["placement"] == placement
+
+
+@pytest.mark.parametrize(
+    "words", [("calls", "why"), ("calls", "hangup", "--yes"), ("nodes", "show")]
+)
+def test_an_empty_id_is_told_as_that(pbxctl: Pbxctl, words: tuple[str, ...]) -> None:
+    ran = pbxctl(*words, "")
+    assert (ran.code, ran.err.startswith("Error: a name or ID is empty")) == (2, True), ran.err
 
 
 def test_originate_takes_digits_alone(stand: Stand, pbxctl: Pbxctl) -> None:
