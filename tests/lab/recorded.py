@@ -5,12 +5,14 @@ from __future__ import annotations
 import datetime as dt
 import math
 import operator
+import secrets
 import time
 from array import array
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from controller.fleet.acl import USERS, acl_file
 from controller.pki.store import renew_due
 from controller.vault import header as headers
 from controller.vault import xwing
@@ -25,6 +27,7 @@ from tests.lab.asterisk import Asterisk
 from tests.lab.fleet import LabFleet
 from tests.lab.freeswitch import FreeSwitch
 from tests.lab.lab import Lab
+from tests.lab.node import write_secret
 from tests.lab.rendered import put_rendered, takes
 from tests.lab.until import until
 
@@ -53,7 +56,10 @@ class Taken:
 
 
 class RecordingFleet(LabFleet):
-    """The vault takes and has no private key: the test has it, and opens what the vault has."""
+    """The vault takes and has no private key: the test has it, and opens what the vault has.
+
+    Redis has a user for each role, and `lab`, who may do everything.
+    """
 
     def __init__(
         self,
@@ -76,8 +82,17 @@ class RecordingFleet(LabFleet):
             "vault": {"ingest": self.vault, "listen": f"{lab.address()}:8445", "duties": "ingest"}
             | dict(vault or {}),
             "recordings": {"folder": str(self.tmpfs), "rules": RULES} | dict(recordings or {}),
+            "redis": {"users": "users"},
         }
-        super().__init__(lab, nodes, lab.redis(), user="fleet", settings=settings, calls_max=50)
+        passwords = {role: secrets.token_urlsafe(24) for role in USERS}
+        acl = lab.run.folder / "users.acl"
+        acl.write_text(acl_file("lab", passwords) + "user lab on nopass ~* &* +@all\n")
+        redis = lab.redis(options={"aclfile": str(acl)})
+        super().__init__(lab, nodes, redis, user="fleet", settings=settings, calls_max=50)
+        users = self.folder / "users"
+        users.mkdir()
+        for role, password in passwords.items():
+            write_secret(users / role, password)
         renew_due(self.config, dt.datetime.now(dt.UTC))
         self._private = xwing.generate()
         public = xwing.public_key(self._private)

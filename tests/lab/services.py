@@ -40,7 +40,8 @@ class Redis(Node):
 
     def is_ready(self) -> bool:
         try:
-            return ask_redis(self.address, REDIS_PORT, "PING").startswith("+PONG")
+            answer = ask_redis(self.address, REDIS_PORT, "PING")
+            return answer.startswith(("+PONG", "-NOAUTH"))
         except OSError:
             return False
 

@@ -286,6 +286,6 @@ def swapped(world: RecordingFleet) -> bool:
 
 
 def save_redis(world: RecordingFleet) -> None:
-    client = redis.Redis.from_url(world.config.redis.url or "")
+    client = redis.Redis.from_url(world.config.redis.url or "", username="lab", password="any")
     client.config_set("rdbcompression", "no")
     client.save()
