@@ -183,9 +183,6 @@ def _cross_check(doc: _Document, config: Config) -> None:
     if config.gate.listen != "unix":
         _address(doc, config.gate.listen, ("gate", "listen"))
     if config.vault:
-        if config.vault.keys is None and config.vault.duties != "ingest":
-            hint = "as in keys: {provider: file, passphrase_file: secrets/vault}"
-            raise doc.error(("vault",), "keys is missing", hint=hint)
         _address(doc, config.vault.ingest, ("vault", "ingest"))
         _address(doc, config.vault.listen, ("vault", "listen"))
     if config.records.url is not None and (fault := records_fault(config.records.url)):

@@ -48,7 +48,7 @@ def up(config: Config) -> int:
             f"{folder} is too long for the names of the sockets in it",
             file=config.source, key="state_dir", hint="choose a shorter one",
         )  # fmt: skip
-    _read_passwords(config)
+    _check_roles(config)
     lock = (folder / "up.lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -61,8 +61,15 @@ def up(config: Config) -> int:
         return asyncio.run(_main(config))
 
 
-def _read_passwords(config: Config) -> None:
-    """Those without which a role would end, each time that it is started."""
+def _check_roles(config: Config) -> None:
+    """That they have what they would else end without, each time that they are started."""
+    if config.vault and config.vault.keys is None and config.vault.duties != "ingest":
+        raise ConfigError(
+            "keys is missing",
+            file=config.source,
+            key="vault",
+            hint="as in keys: {provider: file, passphrase_file: secrets/vault}",
+        )
     files = [config.redis.password_file, config.records.url and config.records.password_file]
     if users := config.redis.users:
         files += [f"{users}/{role}" for role in roles_of(config) if role in USERS]
