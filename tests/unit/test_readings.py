@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 import redis.asyncio as redis
@@ -13,19 +12,9 @@ from controller.fleet.functions import Fleet
 from controller.fleet.state import Beat, Lease
 from controller.model import CallEnded, CallStarted, CallTruth, Placed
 from tests.redis_server import RedisServer
+from tests.unit.test_node_fields import POLICY
 
 CALLS_MAX = 1000
-POLICY: dict[str, Any] = {
-    "spill_above": 0.85,
-    "reservation_ms": 5000,
-    "silent_ms": 60_000,
-    "ramp_ms": 0,
-    "admit": {"low": 0.9, "normal": 1, "high": 1},
-    "reject_cause": 503,
-    "retry_after_s": 4,
-    "regions": {"east": []},
-    "numbers": {},
-}
 
 
 @pytest.fixture
