@@ -119,9 +119,12 @@ class Bodies:
         names = {PurePosixPath(stored.key).name: stored for stored in found}
         if "begin" not in names:
             return None
-        opening = self._decoded(_open(recording, "begin"), Opening)
+        try:
+            opening = self._decoded(_open(recording, "begin"), Opening)
+            end = self._decoded(_open(recording, "end"), End) if "end" in names else None
+        except FileNotFoundError:  # it was joined since it was listed
+            return None
         parts = [_part(stored) for name, stored in names.items() if name.startswith(_PART)]
-        end = self._decoded(_open(recording, "end"), End) if "end" in names else None
         heard_s = max(stored.modified_s for stored in found)
         return Growing(opening, headers.decode(opening.header), sorted(parts), end, heard_s)
 

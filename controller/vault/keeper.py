@@ -205,7 +205,13 @@ class Keeper:
             self._told[recording] = problem
 
     def finish_one(self, recording: str) -> bool:
-        """False while it has not ended, or its row is not written yet."""
+        """False while it has not ended, its row is not written yet, or another is just doing it."""
+        try:
+            return self._finish_one(recording)
+        except FileNotFoundError:  # its parts went while they were joined here
+            return False
+
+    def _finish_one(self, recording: str) -> bool:
         growing = self._bodies.growing(recording)
         if growing is None or growing.end is None:
             if self._bodies.head(recording) is not None:
