@@ -191,11 +191,13 @@ class Bodies:
         Raises FileNotFoundError when there is nothing of it.
         """
         head = self.head(recording)
+        growing = None if head else self.growing(recording)
+        if head is None and growing is None:
+            head = self.head(recording)  # it may have been joined in between
         if head is not None:
             key = _shelf("bodies", recording)
             size = self.store.size(key)
             return self._read_body(key, size), size, head.end.outcome is Outcome.COMPLETE
-        growing = self.growing(recording)
         if growing is None:
             raise FileNotFoundError(recording)
         complete = growing.end is not None and growing.end.outcome is Outcome.COMPLETE
@@ -220,8 +222,11 @@ class Bodies:
                 if wanted <= 0:
                     break
                 here = min(wanted, start + part.size_bytes - at)
-                key = _part_key(recording, part.first)
-                found.append(self.store.read(key, at - start, here))
+                try:
+                    key = _part_key(recording, part.first)
+                    found.append(self.store.read(key, at - start, here))
+                except FileNotFoundError:  # joined since: the body has it at the same place
+                    found.append(self.store.read(_shelf("bodies", recording), at, here))
                 at += here
                 wanted -= here
             return b"".join(found)

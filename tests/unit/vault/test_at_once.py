@@ -59,3 +59,34 @@ def test_two_works_that_finish_one_recording(
     assert house.index.get(made.id).state is RecordingState.COMPLETE
     assert house.heard(made.id) == made.plain
     assert house.bodies.growing(made.id) is None
+
+
+def test_a_recording_that_ends_while_it_is_heard_is_heard_to_where_it_was(house: House) -> None:
+    made = house.sealed(150.5)
+    house.ingest.take("n1", [made.begin(), made.some(0, 70)])
+    house.ingest.take("n1", [made.some(70, 60)])
+    house.keeper.collect()
+    parts = house.reading.audio(house.index.get(made.id)).parts()
+    heard = next(parts)
+    house.ingest.take("n1", [made.some(130, 21), made.end()])
+    assert house.keeper.finish() == 1
+    heard += b"".join(parts)
+    assert heard == made.plain[: 130 << 14]
+
+
+def test_a_recording_that_ends_just_before_it_is_heard_is_not_told_as_lost(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = house.sealed(4.5)
+    house.ingest.take("n1", made.frames())
+    house.keeper.collect()
+    real = house.bodies.head
+
+    def late(recording: str) -> object:
+        found = real(recording)
+        monkeypatch.setattr(house.bodies, "head", real)
+        house.keeper.finish()
+        return found
+
+    monkeypatch.setattr(house.bodies, "head", late)
+    assert house.heard(made.id) == made.plain
