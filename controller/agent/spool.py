@@ -10,7 +10,10 @@ import os
 import re
 from pathlib import Path
 
+import msgspec
+
 from controller.durable import own_folder, sync_folder
+from controller.vault import wire
 from controller.vault.body import SEALED
 from controller.vault.wire import Ack, Begin, End, Frame, State
 
@@ -114,7 +117,24 @@ class Openings:
         (self._folder / recording).unlink(missing_ok=True)
 
     def all(self) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in self._folder.iterdir()}
+        """Those that are whole; what a power cut or a full disk cut short is removed: the vault
+        would refuse it for ever."""
+        found = {}
+        for path in self._folder.iterdir():
+            begin = path.read_bytes()
+            if _is_begin(path.name, begin):
+                found[path.name] = begin
+            else:
+                path.unlink(missing_ok=True)
+        return found
+
+
+def _is_begin(recording: str, data: bytes) -> bool:
+    try:
+        [frame] = wire.frames(b"\x91" + data)  # a list of one
+    except msgspec.DecodeError:
+        return False
+    return isinstance(frame, Begin) and frame.recording == recording
 
 
 def covers(acks: list[Ack], frame: Frame) -> bool:

@@ -10,8 +10,10 @@ import asyncio
 import secrets
 from pathlib import Path
 
+import msgspec
+
 from controller.agent.recorder import Recorder
-from controller.agent.shipping import Shipping
+from controller.agent.shipping import Refusal, Shipping
 from controller.agent.spool import Openings, Spool
 from controller.agent.tmpfs import Files, Memo
 from controller.errors import Unreachable
@@ -55,7 +57,10 @@ class FakeVault(Shipping):
             raise Unreachable("the fake vault is away")
         if self.silent:
             await asyncio.Event().wait()
-        frames = wire.frames(body)
+        try:
+            frames = wire.frames(body)
+        except msgspec.DecodeError as error:
+            raise Refusal(f"the vault answers 400: {error}", 400) from error
         self.requests.append(frames)
         for frame in frames:
             self._take(frame)

@@ -1,0 +1,37 @@
+"""What a power cut or a full disk leaves of the spool, and what its next agent makes of it."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+import pytest
+
+from controller.vault.body import CHUNK
+from tests.lab.until import eventually
+from tests.unit.recordings.made import FakeVault, Node
+from tests.unit.recordings.test_recorder import nothing_left, running, write
+
+
+@pytest.mark.parametrize("left", [0, 1, 700])
+async def test_an_opening_that_is_not_whole_stops_nothing(tmp_path: Path, left: int) -> None:
+    """A power cut keeps the name of a file that was not synced, and none or a part of its bytes."""
+    vault = FakeVault()
+    node = Node(tmp_path, vault)
+    files = node.record()
+    write(files, secrets.token_bytes(CHUNK))
+    async with running(node):
+        await eventually(lambda: files.recording in vault.bodies, 5, "one chunk")
+    whole = tmp_path / "spool" / "open" / files.recording
+    torn = whole.with_name("0" * 32)
+    torn.write_bytes(whole.read_bytes()[:left])
+    for path in node.tmpfs.iterdir():
+        path.unlink()
+    async with running(node.again()) as born:
+        await eventually(lambda: files.recording in vault.ends, 5, "the end of the other")
+        live = born.record()
+        write(live, secrets.token_bytes(CHUNK))
+        live.end_in_order()
+        await eventually(lambda: live.recording in vault.ends, 5, "the next one")
+        await eventually(lambda: nothing_left(born), 3, "nothing is left")
+    assert not torn.exists()
