@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from controller.agent import recording_metrics as metrics
@@ -47,8 +48,10 @@ PLACE_LOOK_S = 0.5
 ALARM_AGAIN_S = 300.0
 COMMAND_S = 6.0  # the driver's own deadline is 5 s
 TEXT_MAX_CHARS = 128
-#: in the envelope everything fits, whatever a caller has sent
+#: in the envelope everything fits, whatever a caller has sent; bytes as JSON has them, of which one
+#: character can take six
 _PARTICULAR_CHARS = 64
+_PARTICULAR_BYTES = 88
 
 _log = logging.getLogger(__name__)
 
@@ -196,12 +199,12 @@ class NodeRecordings:
             rate_hz=self.rate_hz,
         )  # fmt: skip
         particulars = Particulars(
-            call=call.call[:_PARTICULAR_CHARS],
-            caller=call.caller[:_PARTICULAR_CHARS],
-            callee=call.callee[:_PARTICULAR_CHARS],
+            call=_fitting(call.call),
+            caller=_fitting(call.caller),
+            callee=_fitting(call.callee),
             rule=rule.name if rule else "",
             retention_days=(rule.retention_days if rule else None) or self._retention_days,
-            reason=reason[:_PARTICULAR_CHARS],
+            reason=_fitting(reason),
         )
         data_key, salt = secrets.token_bytes(DATA_KEY_BYTES), secrets.token_bytes(SALT_BYTES)
         context = header.encode()
@@ -308,6 +311,13 @@ def _text(request: web.Request, key: str) -> str:
     """A stranger's text, as UTF-8 that every reader can hold."""
     raw = request.query.get(key, "")[:TEXT_MAX_CHARS]
     return raw.encode("utf-8", "replace").decode("utf-8", "replace").replace("\0", "")
+
+
+def _fitting(text: str) -> str:
+    text = text[:_PARTICULAR_CHARS]
+    while len(msgspec.json.encode(text)) - 2 > _PARTICULAR_BYTES:
+        text = text[:-1]
+    return text
 
 
 def _group(config: Config, recordings: RecordingsConfig) -> int | None:

@@ -89,6 +89,20 @@ async def test_a_wanted_call_gets_a_file(tmp_path: Path) -> None:
         assert names == {"-l.sln32", "-r.sln32", ".end", ".memo"}, "it is an Asterisk"
 
 
+@pytest.mark.parametrize("text", ["\U0001f600", "\x01", '"', "\u2028"])
+async def test_no_text_of_a_caller_keeps_a_call_from_being_recorded(
+    tmp_path: Path, text: str
+) -> None:
+    said = dict.fromkeys(("call", "pbx", "leg", "caller", "callee"), text * 128)
+    async with answering(tmp_path) as (host, port, recordings), aiohttp.ClientSession() as client:
+        asked = {"node": "n", "service": "phone"} | said
+        async with client.get(f"http://{host}:{port}/record", params=asked) as answer:
+            assert (await answer.text()).startswith("record|")
+        recorder = recordings.nodes["n"].recorder
+        assert recorder
+        assert len(recorder.live) == 1
+
+
 async def test_a_pbx_that_went_on_without_the_answer_leaves_no_recording(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
