@@ -233,7 +233,10 @@ def test_an_edge_goes_elsewhere_when_a_node_refuses(ready: World, refusing: str)
     assert max(c.setup_ms for c in result.calls) < 1000
 
 
-@pytest.mark.parametrize("caller", ['"a%0Ab" <sip:100@here>', '"100" <sip:1%0D%0AX-Evil:%201@h>'])
+@pytest.mark.parametrize(
+    "caller",
+    ['"a%0Ab" <sip:100@here>', '"ab%0A" <sip:100@here>', '"100" <sip:1%0D%0AX-Evil:%201@h>'],
+)
 def test_an_edge_takes_a_hostile_caller_as_data(ready: World, caller: str) -> None:
     """FreeSWITCH would write the line feed into the INVITE to the node, and hang for 20 s."""
     with Phone(ready.lab.address()) as phone:

@@ -197,6 +197,7 @@ def test_a_phone_never_sees_the_placement(quiet: World, number: str) -> None:
     "caller",
     [
         '"a%0Ab" <sip:100@here>',
+        '"ab%0A" <sip:100@here>',
         '"a%0D%0AX-Evil: 1" <sip:100@here>',
         '"100" <sip:1%0A0@here>',
         '"100" <sip:1%0D%0AX-Evil:%201@here>',
