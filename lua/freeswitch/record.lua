@@ -11,8 +11,12 @@
 local NODE, AGENT, FOLDER, UNABLE, RATE = argv[1], argv[2], argv[3], argv[4], argv[5]
 local SERVICE = argv[6]
 
+-- The agent reads so many characters and no more; of an address that is too long it reads nothing,
+-- and a caller with a long Call-ID would go unrecorded.
+local TEXT_MAX = 128
+
 local function encoded(text)
-  return (string.gsub(text or '', '[^A-Za-z0-9._~-]', function(c)
+  return (string.gsub(string.sub(text or '', 1, TEXT_MAX), '[^A-Za-z0-9._~-]', function(c)
     return string.format('%%%02X', string.byte(c))
   end))
 end

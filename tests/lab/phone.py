@@ -154,16 +154,19 @@ class Phone:
         caller: str = '"phone" <sip:100@here>',
         headers: Mapping[str, str] | None = None,
         timeout_s: float = 8.0,
+        call_id: str = "",
     ) -> Outgoing:
         """Calls number@target and returns with the final response, or fails without one.
 
-        caller: the From header's value, without a tag; sent as it stands.
+        caller: the From header's value, without a tag; sent as it stands. call_id: another than
+        the phone's own choice.
         """
         host, port = target.rsplit(":", 1)
         uri = f"sip:{number}@{target}"
-        call_id = secrets.token_hex(8)
+        tag = secrets.token_hex(8)
+        call_id = call_id or tag
         top = (
-            f"From: {caller};tag={call_id}\r\nTo: <{uri}>\r\nCall-ID: {call_id}\r\n"
+            f"From: {caller};tag={tag}\r\nTo: <{uri}>\r\nCall-ID: {call_id}\r\n"
             f"Contact: <sip:phone@{self.sip}>\r\nMax-Forwards: 70\r\n"
         )
         call = self.calls[call_id] = Outgoing(self, (host, int(port)), top, uri)

@@ -123,6 +123,15 @@ def test_a_wideband_call_is_recorded_as_it_was_heard(world: World) -> None:
         assert strength(taken.left, 5000, world.rate_hz, 0.2) > 2.2, "what a narrow call has not"
 
 
+def test_a_long_call_id_keeps_no_call_from_being_recorded(world: World) -> None:
+    before = set(world.fleet.recordings())
+    call = world.phone.call(world.node.sip, "9500", call_id="c" + "!" * 3500)
+    assert call.code == 200
+    call.say(tone(1.0))
+    call.hang_up()
+    until(lambda: set(world.fleet.recordings()) - before, 5, "it has begun")
+
+
 #: one pass of the agent, the way to the vault and its sync; the rest is for a busy machine
 ON_ITS_WAY_S = 0.35
 
