@@ -17,6 +17,8 @@ local TO = argv[4] == 'tls' and ';transport=tls' or ''
 local SECURE = argv[5] ~= 'plain'
   and ',sdp_secure_savp_only=true,webrtc_enable_dtls=false,rtp_secure_media=' .. argv[5] or ''
 local TRIES_MAX = 3
+-- The agent refuses a longer Call-ID, which a phone must not be able to take for no agent at all.
+local CALL_ID_MAX, NUMBER_MAX = 256, 128
 
 -- Causes after which another node may do better; 503 is NORMAL_TEMPORARY_FAILURE here. Busy, an
 -- unknown number and the like are the caller's answer.
@@ -33,11 +35,14 @@ local function encoded(text)
   end))
 end
 
+local function call_id()
+  return session:getVariable('sip_call_id') or session:get_uuid()
+end
+
 local function ask(api, failed)
   local url = string.format(
     '%s/route?node=%s&region=%s&call=%s&caller=%s&callee=%s&failed=%s', AGENT, NODE, REGION,
-    encoded(session:getVariable('sip_call_id') or session:get_uuid()),
-    encoded(session:getVariable('caller_id_number')),
+    encoded(call_id()), encoded(session:getVariable('caller_id_number')),
     encoded(session:getVariable('destination_number')), encoded(failed))
   local answer = api:execute('curl', url .. ' connect-timeout 1 timeout 1') or ''
   local verdict, node, address, placement, cause =
@@ -61,6 +66,9 @@ local function run()
   local number = session:getVariable('destination_number') or ''
   if not string.match(number, '^[0-9+*#]+$') then
     return refuse('404')
+  end
+  if #call_id() > CALL_ID_MAX or #number > NUMBER_MAX then
+    return refuse('400')
   end
   -- A caller's own X- headers are not handed on.
   session:setVariable('sip_copy_custom_headers', 'false')
