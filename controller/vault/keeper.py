@@ -162,8 +162,9 @@ class Keeper:
             recording=header.recording,
             tenant=header.tenant,
             node=header.node,
-            call=said.call,
-            rule=said.rule,
+            # PostgreSQL has no NUL: one of them would keep everybody's envelopes waiting
+            call=said.call.replace("\0", ""),
+            rule=said.rule.replace("\0", ""),
             started_ms=header.started_us // 1000,
             rate_hz=header.rate_hz,
             channels=header.channels,
