@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from controller.config_file import parse
+from controller.records.recording_rows import RecordingState
 from controller.vault.header import Particulars
+from controller.vault.wire import State
 from tests.postgresql_server import PostgresqlServer, is_installed
 from tests.unit.vault.test_life_cycle import TEXT, House, config_in
 
@@ -41,3 +44,14 @@ def test_a_text_that_sql_cannot_hold_keeps_no_other_recording_waiting(house: Hou
     assert house.keeper.finish() == 2
     assert house.heard(honest.id) == honest.plain
     assert house.index.get(hostile.id).call == "ab"
+
+
+def test_a_reason_without_end_or_that_sql_cannot_hold_is_cut(house: House) -> None:
+    made = house.sealed()
+    end = msgspec.structs.replace(made.end(), reason="\0" + "x" * 1_000_000)
+    [ack] = house.ingest.take("n1", [*made.frames()[:-1], end])
+    assert ack.state is State.ENDED
+    house.keeper.collect()
+    assert house.keeper.finish() == 1
+    row = house.index.get(made.id)
+    assert (row.state, row.reason) == (RecordingState.COMPLETE, "x" * 200)
