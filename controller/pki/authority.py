@@ -142,11 +142,11 @@ def alternative_names(addresses: Iterable[str]) -> list[x509.GeneralName]:
 
 def revocations(
     authority: Pair,
-    serial: int,
+    serials: Iterable[int],
     before: x509.CertificateRevocationList | None,
     now: dt.datetime,
 ) -> bytes:
-    """The authority's signed list with one more certificate on it, as PEM.
+    """The authority's signed list with more certificates on it, as PEM.
 
     It is younger than the one before by a second at least: a list of the same second would not
     take its place in a server that runs.
@@ -162,8 +162,9 @@ def revocations(
     )
     for listed in before or ():
         builder = builder.add_revoked_certificate(listed)
-    entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
-    builder = builder.add_revoked_certificate(entry)
+    for serial in serials:
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
+        builder = builder.add_revoked_certificate(entry)
     return builder.sign(authority.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 

@@ -126,12 +126,15 @@ class Store:
                     days=PERSON_DAYS if want.authority == "people" else MACHINE_DAYS,
                     server=want.server, client=want.client, roles=want.roles,
                 )  # fmt: skip
+                if want.authority == "people":
+                    self._keep_former(want.name, now)
                 self._keep(want.authority, want.name, pair)
                 made.append(want)
         return made
 
     def revoke(self, authority: AuthorityName, name: str, now: dt.datetime) -> None:
-        """Puts it on the authority's list and removes its files. NotFound when there is none."""
+        """Puts it on the authority's list, with those that it took the place of, and removes its
+        files. NotFound when there is none."""
         path = self.certificate(authority, name)
         if not path.exists() or name == "ca":
             raise NotFound(f"there is no certificate {authority}/{name}", hint="pbxctl pki list")
@@ -144,10 +147,32 @@ class Store:
                 )
             listed = self.revoked(authority)
             before = x509.load_pem_x509_crl(listed.read_bytes()) if listed.exists() else None
-            serial = _read_certificate(path).serial_number
-            replace(listed, revocations(signer, serial, before, now), 0o644)
+            gone = [_read_certificate(path), *self._formers(authority, name, now)]
+            serials = [certificate.serial_number for certificate in gone]
+            replace(listed, revocations(signer, serials, before, now), 0o644)
+            self._former(authority, name).unlink(missing_ok=True)
             path.unlink()
             self.key(authority, name).unlink(missing_ok=True)
+
+    def _former(self, authority: AuthorityName, name: str) -> Path:
+        """Certificates that were renewed and have not ended: whoever has one still comes in."""
+        return self.folder / authority / f"{name}.former"
+
+    def _formers(
+        self, authority: AuthorityName, name: str, now: dt.datetime
+    ) -> list[x509.Certificate]:
+        path = self._former(authority, name)
+        if not path.exists():
+            return []
+        kept = x509.load_pem_x509_certificates(path.read_bytes())
+        return [certificate for certificate in kept if certificate.not_valid_after_utc > now]
+
+    def _keep_former(self, name: str, now: dt.datetime) -> None:
+        path = self.certificate("people", name)
+        if path.exists():
+            former = [*self._formers("people", name, now), _read_certificate(path)]
+            pem = b"".join(c.public_bytes(serialization.Encoding.PEM) for c in former)
+            replace(self._former("people", name), pem, 0o644)
 
     def own_key(self, authority: AuthorityName, name: str) -> ec.EllipticCurvePrivateKey:
         """The key of a certificate that is asked for elsewhere, made where there is none."""

@@ -119,6 +119,24 @@ def test_a_revoked_person_is_refused_by_a_gate_that_runs(config: Config) -> None
         store.revoke("people", "alice", NOW)
 
 
+def test_who_is_revoked_is_so_with_every_certificate_that_was_renewed(config: Config) -> None:
+    store, alice = open_store(config), person("alice", ("auditor",))
+    held = []
+    for _ in range(3):
+        store.renew([alice], NOW, force=True)
+        held.append(as_person(config, "alice"))
+    gate = contexts.server(config, "gate", clients="people")
+    for each in held:
+        shake(each, gate.context, "127.0.0.1")
+    store.revoke("people", "alice", dt.datetime.now(dt.UTC))
+    assert gate.refresh()
+    for each in held:
+        with pytest.raises(ssl.SSLError):
+            shake(each, gate.context, "127.0.0.1")
+    store.renew([alice], NOW)
+    shake(as_person(config, "alice"), gate.context, "127.0.0.1")
+
+
 def test_nothing_is_made_twice_and_what_is_due_is_renewed(config: Config) -> None:
     assert renew_due(config, NOW) == []
     assert renew_due(config, NOW + 55 * DAY) == []
