@@ -6,6 +6,7 @@ The agent makes the files and knows what is recorded; the PBX is told by its dri
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from pathlib import Path
 
@@ -68,14 +69,16 @@ class RecordingOrders:
         )
         result = await self._send(order)
         if result.state == "done":
-            self._recordings.recorded_leg(recording, result.pbx_id)
+            with contextlib.suppress(OSError):  # of a full tmpfs: it is known until we restart
+                self._recordings.recorded_leg(recording, result.pbx_id)
         # of a failed one the file stays empty, and the recorder takes it away
         return CommandResult(result.state, result.message, recording)
 
     async def _change(self, wanted: Wanted, recording: Recording) -> CommandResult:
         path, leg = self._recordings.path_of(recording.id), recording.memo.leg
         if wanted.verb == "stop":
-            recording.files.end_in_order()
+            with contextlib.suppress(OSError):  # the same: without the note it ends as partial
+                recording.files.end_in_order()
             return await self._send(commands.StopRecording(leg, path))
         return await self._send(commands.MaskRecording(leg, path, wanted.verb == "pause"))
 
