@@ -41,7 +41,8 @@ class Spool:
             for path in sorted(folder.iterdir())
             if _NAME.fullmatch(path.name)
         }
-        self._next = max(self._sizes, default=0) + 1
+        aside = (path.name for path in self._refused.glob("*"))
+        self._next = max([0, *self._sizes, *(int(n) for n in aside if _NAME.fullmatch(n))]) + 1
         self.bytes = sum(self._sizes.values())
 
     def __len__(self) -> int:

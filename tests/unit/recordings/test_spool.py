@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from controller.agent.spool import Spool
 from controller.vault.body import CHUNK
 from tests.lab.until import eventually
 from tests.unit.recordings.made import FakeVault, Node
@@ -35,3 +36,14 @@ async def test_an_opening_that_is_not_whole_stops_nothing(tmp_path: Path, left: 
         await eventually(lambda: live.recording in vault.ends, 5, "the next one")
         await eventually(lambda: nothing_left(born), 3, "nothing is left")
     assert not torn.exists()
+
+
+def test_what_is_set_aside_stays_when_numbers_begin_again(tmp_path: Path) -> None:
+    for body in (b"first", b"second", b"third"):
+        made = Spool(tmp_path / "spool", 1 << 20)  # an agent that was started again
+        made.add(body)
+        found = made.first()
+        assert found
+        made.set_aside(found[0])
+    kept = {path.read_bytes() for path in (tmp_path / "spool" / "refused").iterdir()}
+    assert kept == {b"first", b"second", b"third"}
