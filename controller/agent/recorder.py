@@ -22,7 +22,7 @@ from controller.agent import recording_metrics as metrics
 from controller.agent import tmpfs
 from controller.agent.sealing import Gatherer, Recording
 from controller.agent.shipping import Flight, Refusal, Shipping
-from controller.agent.spool import Openings, Spool, SpoolFull, covers
+from controller.agent.spool import Openings, Spool, SpoolFull
 from controller.agent.tmpfs import Files, Memo
 from controller.errors import PbxctlError
 from controller.vault import wire
@@ -274,15 +274,16 @@ class Recorder:
         for ack in refused:
             self._alarm(f"the vault refuses recording {ack.recording}: {ack.reason}")
         # its own count, not ours: it may be another vault with the same store
+        now_s = asyncio.get_running_loop().time()
         try:
-            first = self._spool.first()
-            frames = wire.frames(first[1]) if first else []
-            if all(covers(acks, frame) for frame in frames):
-                self._spool.set_aside(number) if refused else self._spool.drop(number)
+            told = self._spool.settle(number, acks, now_s)
+            if told:
+                self._alarm(told)
+            if told is not None:
                 return
         except (OSError, msgspec.DecodeError) as error:
             self._alarm(f"the spool cannot be read: {error}")
-        self._away(asyncio.get_running_loop().time(), "the vault did not take all it was given")
+        self._away(now_s, "the vault did not take all it was given")
 
     def _orphan_answered(self, recording: str, acks: list[Ack]) -> None:
         ack = next((ack for ack in acks if ack.recording == recording), None)

@@ -20,6 +20,9 @@ from controller.vault.wire import Ack, Begin, End, Frame, State
 _NAME = re.compile(r"[0-9]{16}", re.ASCII)
 #: left to the rest of the machine, whatever the limit is
 FREE_MIN_BYTES = 64 << 20
+#: what a vault says it misses for so long it will always miss; several vaults on one store may each
+#: be behind what the others have stored, for a minute (vault/ingest.py)
+GAP_S = 150.0
 
 
 class SpoolFull(Exception):
@@ -44,6 +47,9 @@ class Spool:
         aside = (path.name for path in self._refused.glob("*"))
         self._next = max([0, *self._sizes, *(int(n) for n in aside if _NAME.fullmatch(n))]) + 1
         self.bytes = sum(self._sizes.values())
+        #: recordings of which something is gone before what is here
+        self._torn: set[str] = set()
+        self._waits: tuple[int, float] = 0, 0.0
 
     def __len__(self) -> int:
         return len(self._sizes)
@@ -90,6 +96,31 @@ class Spool:
         self._refused.mkdir(mode=0o700, exist_ok=True)
         self._path(number).replace(self._refused / self._path(number).name)
         self.bytes -= self._sizes.pop(number, 0)
+
+    def settle(self, number: int, acks: list[Ack], now_s: float) -> str | None:
+        """Lets go of a request that the vault will never need again; None when it is to be sent
+        again, else what a person is to be told, which is mostly nothing.
+
+        Raises OSError, msgspec.DecodeError.
+        """
+        frames = wire.frames(self._path(number).read_bytes())
+        left = [frame for frame in frames if not covers(acks, frame)]
+        if not left:
+            refused = any(ack.state is State.REFUSED for ack in acks)
+            self.set_aside(number) if refused else self.drop(number)
+            return ""
+        if not all(_misses(acks, frame) for frame in left):
+            return None
+        torn = {frame.recording for frame in left} - self._torn
+        if torn:
+            if self._waits[0] != number:
+                self._waits = number, now_s
+            if now_s - self._waits[1] < GAP_S:
+                return None
+            self._torn |= torn
+        self.set_aside(number)
+        names = ", ".join(sorted(torn))
+        return f"the vault misses a part of {names}; what follows is set aside" if torn else ""
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:016}"
@@ -148,3 +179,11 @@ def covers(acks: list[Ack], frame: Frame) -> bool:
     if isinstance(frame, End):
         return False
     return ack.next >= frame.first + -(-len(frame.data) // SEALED)
+
+
+def _misses(acks: list[Ack], frame: Frame) -> bool:
+    """Whether the vault took nothing of the frame because something before it never came."""
+    ack = next((ack for ack in acks if ack.recording == frame.recording), None)
+    if ack is None or ack.state is not State.OPEN or isinstance(frame, Begin):
+        return False
+    return ack.next < (frame.chunks if isinstance(frame, End) else frame.first)
