@@ -47,6 +47,10 @@ from controller.vault.reading import Audio, Reading
 LIST_MAX = 1000
 COLUMNS_MAX = 1000
 REASON_MAX_CHARS = 500
+_FILTERS = (
+    "call", "number", "node", "tenant", "rule", "from_ms", "until_ms", "state", "held", "before",
+    "limit",
+)  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +115,10 @@ class _Recordings:
     async def list(self, request: web.Request) -> web.Response:
         query = request.query
         number = query.get("number", "")
-        shown = {key: masked(value) if key == "number" else value for key, value in query.items()}
+        # The first of each, as it counts below: what is said twice would be logged as the last.
+        shown = {key: query[key] for key in _FILTERS if key in query}
+        if number:
+            shown["number"] = masked(number)
         await self._begin(request, Right.LIST, "list", **shown)
         limit = min(LIST_MAX, _number(request, "limit", 100))
         wanted = Wanted(
