@@ -7,6 +7,7 @@ those that are up stay.
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 from controller.config import Config
@@ -18,6 +19,10 @@ from controller.pki.wanted import AuthorityName
 class Identity:
     """A certificate and whom it trusts, as a context that follows the files when they change.
 
+    make: of a server, a context for what each load finds. A context forgets no authority, and one
+    whose key was stolen must let nobody in once another is in its place. As a client, a role has
+    to be started again for that.
+
     Raises ConfigError when a file is missing or does not fit.
     """
 
@@ -28,9 +33,11 @@ class Identity:
         name: str,
         own: AuthorityName,
         trusted: AuthorityName,
+        make: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         store = open_store(config)
         self.context = context
+        self._make = make
         self._source = config.source
         self._certificate, self._key = store.certificate(own, name), store.key(own, name)
         self._ca, self._revoked = store.ca(trusted), store.revoked(trusted)
@@ -54,15 +61,16 @@ class Identity:
 
     def _load(self) -> None:
         """Of two revocation lists of one authority OpenSSL goes by the younger."""
+        context = self._make() if self._make else self.context
         try:
             at = self._ca
-            self.context.load_verify_locations(at)
+            context.load_verify_locations(at)
             if self._revoked.exists():
                 at = self._revoked
-                self.context.load_verify_locations(at)
-                self.context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
+                context.load_verify_locations(at)
+                context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
             at = self._certificate
-            self.context.load_cert_chain(at, self._key)
+            context.load_cert_chain(at, self._key)
         except (OSError, ssl.SSLError) as error:
             raise ConfigError(
                 f"{at} cannot be used: {error}",
@@ -70,6 +78,18 @@ class Identity:
                 key="pki.folder",
                 hint="pbxctl pki renew makes what is missing; keys are for pbxctl's own user",
             ) from error
+        if self._make:
+            self._show(context)
+
+    def _show(self, fresh: ssl.SSLContext) -> None:
+        """To connections from now on: OpenSSL takes certificates and authorities of `fresh`, and
+        all else, such as whether revocations count, of the context that listens."""
+
+        def chosen(connection: ssl.SSLObject, _: str | None, __: ssl.SSLContext) -> None:
+            connection.context = fresh
+
+        self.context.verify_flags = fresh.verify_flags
+        self.context.sni_callback = chosen  # called also where the client names nobody
 
 
 def client(
@@ -97,11 +117,15 @@ def member(config: Config, name: str) -> Identity:
 
 def server(config: Config, name: str, *, clients: AuthorityName) -> Identity:
     """`name` as a server for those who show a certificate of `clients`, and for nobody else."""
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    made.minimum_version = ssl.TLSVersion.TLSv1_3
-    made.verify_mode = ssl.CERT_REQUIRED
-    made.num_tickets = 0  # a session resumed would not look at the certificate again
-    return Identity(config, made, name, "control", clients)
+
+    def make() -> ssl.SSLContext:
+        made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        made.minimum_version = ssl.TLSVersion.TLSv1_3
+        made.verify_mode = ssl.CERT_REQUIRED
+        made.num_tickets = 0  # a session resumed would not look at the certificate again
+        return made
+
+    return Identity(config, make(), name, "control", clients, make)
 
 
 def _stamp(path: Path) -> int:

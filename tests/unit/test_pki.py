@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import errno
 import os
+import shutil
 import ssl
 import tempfile
 from pathlib import Path
@@ -135,6 +136,23 @@ def test_who_is_revoked_is_so_with_every_certificate_that_was_renewed(config: Co
             shake(each, gate.context, "127.0.0.1")
     store.renew([alice], NOW)
     shake(as_person(config, "alice"), gate.context, "127.0.0.1")
+
+
+def test_an_authority_that_was_replaced_lets_nobody_in_any_more(config: Config) -> None:
+    """Its key was stolen: docs/pki.md."""
+    store = open_store(config)
+    store.renew([person("alice"), person("bob")], NOW)
+    alice = as_person(config, "alice")
+    gate = contexts.server(config, "gate", clients="people")
+    store.revoke("people", "bob", NOW)
+    assert gate.refresh()
+    shake(alice, gate.context, "127.0.0.1")
+    shutil.rmtree(store.folder / "people")
+    store.renew([*wanted(config), person("alice")], NOW)
+    assert gate.refresh()
+    shake(as_person(config, "alice"), gate.context, "127.0.0.1")
+    with pytest.raises(ssl.SSLError):
+        shake(alice, gate.context, "127.0.0.1")
 
 
 def test_nothing_is_made_twice_and_what_is_due_is_renewed(config: Config) -> None:
