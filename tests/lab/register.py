@@ -89,7 +89,10 @@ class Registrar:
         assert isinstance(self._link, TappedTls)
         return bytes(self._link.wire)
 
-    def register(self, name: str, authorization: str = "", *, expires_s: int = 60) -> Answer:
+    def register(
+        self, name: str, authorization: str = "", *, expires_s: int = 60, evil: str = ""
+    ) -> Answer:
+        """evil: behind the contact's own parameters."""
         self._count += 1
         return self.send(
             f"REGISTER sip:{self.host} SIP/2.0\r\n"
@@ -97,7 +100,7 @@ class Registrar:
             f"branch=z9hG4bK{secrets.token_hex(6)};rport\r\n"
             f"From: <sip:{name}@{self.host}>;tag={self._call}\r\nTo: <sip:{name}@{self.host}>\r\n"
             f"Call-ID: {self._call}\r\nCSeq: {self._count} REGISTER\r\n"
-            f"Contact: <sip:{name}@{self._here};transport={self._transport.lower()}>\r\n"
+            f"Contact: <sip:{name}@{self._here};transport={self._transport.lower()}{evil}>\r\n"
             f"User-Agent: contract\r\n"
             f"Expires: {expires_s}\r\n"
             f"Max-Forwards: 70\r\n{authorization}Content-Length: 0\r\n\r\n"

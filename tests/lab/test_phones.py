@@ -11,7 +11,9 @@ from tests.lab.asterisk import Asterisk
 from tests.lab.baresip import Baresip, wait_tone
 from tests.lab.freeswitch import FreeSwitch
 from tests.lab.lab import Lab
+from tests.lab.phone import Phone
 from tests.lab.phone_fleet import PhoneFleet
+from tests.lab.register import Registrar
 from tests.lab.services import Redis
 from tests.lab.until import until
 from tests.lab.wire import listening, stretches
@@ -139,3 +141,24 @@ def test_phones_of_freeswitch_and_asterisk_call_each_other(lab: Lab) -> None:
         fleet.until_ready("1003")
         other.restart()
         until(lambda: "403" in other.log_end(200), 10, "the old password is refused")
+
+
+@pytest.mark.freeswitch
+def test_a_phones_contact_is_no_dial_string(lab: Lab) -> None:
+    """A comma would begin another leg, brackets its variables: shell commands, where they name one
+    for FreeSWITCH to do."""
+    node, told = lab.freeswitch("f"), lab.run.folder / "told"
+    with Phone(lab.address()) as edge:
+        edges = {"k": {"region": "east", "sip": edge.sip}}
+        with PhoneFleet(lab, {node: "east"}, lab.redis(), settings={"edges": edges}) as fleet:
+            fleet.begin()
+            password = fleet.add("1101").password
+            fleet.until_ready("1101")
+            phone = Registrar(node.sip, lab.address())
+            answer = phone.authorization("1101", password, phone.register("1101"))
+            leg = f"[api_on_answer=system touch {told}]loopback/9500/pbxctl-services"
+            assert phone.register("1101", answer, evil=f";x=a,{leg}").code == 200
+            with pytest.raises(TimeoutError):  # the phone is rung, and nobody answers
+                edge.call(node.sip, "1101", timeout_s=2)
+            assert not told.exists()
+            phone.close()
