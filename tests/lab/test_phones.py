@@ -162,3 +162,27 @@ def test_a_phones_contact_is_no_dial_string(lab: Lab) -> None:
                 edge.call(node.sip, "1101", timeout_s=2)
             assert not told.exists()
             phone.close()
+
+
+@pytest.mark.parametrize("services", ["as rendered", "as they were"])
+def test_a_phones_contact_is_no_list_of_channels(lab: Lab, services: str) -> None:
+    """For Dial, `&` begins another channel, in any context. The operator's file may be older."""
+    node = lab.asterisk("a")
+    with Phone(lab.address()) as edge:
+        edges = {"k": {"region": "east", "sip": edge.sip}}
+        with PhoneFleet(lab, {node: "east"}, lab.redis(), settings={"edges": edges}) as fleet:
+            fleet.begin()
+            if services == "as they were":
+                path = node.folder / "etc" / "pbxctl-services.conf"
+                text = path.read_text()
+                assert "Dial(PJSIP/${EXTEN},60)" in text
+                path.write_text(text.replace("PJSIP/${EXTEN}", "${PBXCTL_PHONES}"))
+                node.cli("dialplan reload")
+            password = fleet.add("1101").password
+            fleet.until_ready("1101")
+            phone = Registrar(node.sip, lab.address())
+            answer = phone.authorization("1101", password, phone.register("1101"))
+            other = ';x="a&Local/9500@pbxctl-services"'
+            assert phone.register("1101", answer, evil=other).code == 200
+            assert edge.call(node.sip, "1101").code == 403
+            phone.close()
