@@ -20,7 +20,7 @@ from controller.fleet.functions import Fleet
 from controller.fleet.phones import FleetPhones, NodePhones, PublishedPhone
 from controller.media.phones import regions_held_by
 from controller.render.files import folder_of
-from controller.render.phones import phones_file, phones_in, phones_path, versions_label
+from controller.render.phones import phones_file, phones_in, phones_path
 from controller.render.write import replace
 
 LOOK_S = 0.4
@@ -53,7 +53,7 @@ class PhoneFiles:
         wanted = {r: published[r] for r in self._regions if r in published}
         runs_on = (await self._phones.acknowledged()).get(self._node, NodePhones())
         in_step = runs_on.versions == wanted and not runs_on.problem and not self._unread
-        if not wanted or (in_step and self._is_ours(wanted)):
+        if not wanted or (in_step and self._is_ours()):
             return
         versions: dict[str, int] = {}
         phones: list[PublishedPhone] = []
@@ -62,7 +62,7 @@ class PhoneFiles:
                 versions[region] = found[0]
                 phones += found[1]
         try:
-            await self._put(phones, versions)
+            await self._put(phones, versions, in_step)
         except PbxctlError as error:
             await self._phones.acknowledge(self._node, NodePhones(runs_on.versions, error.message))
             raise
@@ -73,15 +73,19 @@ class PhoneFiles:
         await self._phones.acknowledge(self._node, NodePhones(versions))
         _log.info("phones of %s: %d, versions %s", self._node, len(phones), versions)
 
-    def _is_ours(self, versions: dict[str, int]) -> bool:
-        """Whether the file is there as an agent wrote it for these versions."""
+    def _is_ours(self) -> bool:
+        """Whether the file is there as this agent wrote it, or found it to be."""
         stamp = _stamp(self._path)
-        if self._stamp is None and f"versions: {versions_label(versions)}\n" in text_of(self._path):
-            self._stamp = stamp
         return stamp is not None and stamp == self._stamp
 
-    async def _put(self, phones: list[PublishedPhone], versions: dict[str, int]) -> None:
+    async def _put(
+        self, phones: list[PublishedPhone], versions: dict[str, int], in_step: bool
+    ) -> None:
         text = phones_file(self._config, self._node, phones, versions)
+        # By its text: what an agent of another version wrote may have to be mended.
+        if in_step and text_of(self._path) == text:
+            self._stamp = _stamp(self._path)
+            return
         self._unread = True
         await asyncio.to_thread(replace, self._path, text, 0o600)
         self._stamp = _stamp(self._path)

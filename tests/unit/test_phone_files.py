@@ -53,6 +53,7 @@ class World:
     phones: FleetPhones
     epoch: str
     file: Path
+    agent: asyncio.Task[None]
 
     async def publish(self, version: int, count: int) -> None:
         await self.phones.publish(self.epoch, "east", version, phones(count))
@@ -107,7 +108,8 @@ async def world(tmp_path: Path, disk: Path) -> AsyncIterator[World]:
             ),
             asyncio.create_task(PhoneFiles(config, fleet, "e1").run()),
         ]
-        yield World(playing, pbx, FleetPhones(fleet), epoch, disk / "pbxctl-phones.conf")
+        file = disk / "pbxctl-phones.conf"
+        yield World(playing, pbx, FleetPhones(fleet), epoch, file, tasks[-1])
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -150,6 +152,22 @@ async def test_a_file_that_somebody_changed_is_put_right(world: World) -> None:
             while len(world.pbx.told) == reloads:
                 await asyncio.sleep(0.05)
         assert world.file.read_text() == before
+
+
+async def test_what_an_agent_of_another_version_wrote_is_mended(world: World) -> None:
+    await world.publish(1, 3)
+    await world.until_told(1)
+    await asyncio.sleep(1)
+    world.agent.cancel()
+    now, reloads = world.file.read_text(), len(world.pbx.told)
+    for older in (now, now.replace("nonce_lifetime = 5", "nonce_lifetime = 32")):
+        world.file.write_text(older)
+        playing = world.playing
+        agent = asyncio.create_task(PhoneFiles(playing.config, playing.fleet, "e1").run())
+        await asyncio.sleep(1.5)
+        agent.cancel()
+        assert world.file.read_text() == now
+        assert len(world.pbx.told) == reloads + (older != now)
 
 
 async def test_a_node_out_of_reach_is_pending_and_gets_it_later(world: World) -> None:
