@@ -111,6 +111,7 @@ class Outgoing:
 class Phone:
     """On address:5060 with audio on address:40000, inside a `with` block.
 
+    answers: its code to whoever calls; deaf: it takes no SIP.
     invites: the INVITE of each call it took, whole. heard: packets of audio by the byte that they
     are full of (-1: mixed).
     """
@@ -119,6 +120,8 @@ class Phone:
         self.address = address
         self.codec = codec
         self.sip = f"{address}:{SIP_PORT}"
+        self.answers = 200
+        self.deaf = False
         self.invites: list[str] = []
         self.heard: dict[int, int] = {}
         self.calls: dict[str, Outgoing] = {}
@@ -212,6 +215,8 @@ class Phone:
                 self.heard[key] = self.heard.get(key, 0) + 1
             if self.link in ready:
                 data, source = self.link.recvfrom(65535)
+                if self.deaf:
+                    continue
                 text = data.decode("utf-8", "surrogateescape")
                 if text.startswith("SIP/2.0 "):
                     self._take_response(text)
@@ -237,19 +242,20 @@ class Phone:
         if method == "INVITE":
             if text not in self.invites:
                 self.invites.append(text)
-            self._answer(text, source, self.sdp())
+            body = self.sdp() if self.answers == 200 else ""
+            self._answer(text, source, body, self.answers)
             return
         if method == "BYE" and (call := self.calls.get(_find(r"^Call-ID: *([^\r]+)", text))):
             call.ended = True
         self._answer(text, source, "")
 
-    def _answer(self, request: str, source: tuple[str, int], body: str) -> None:
+    def _answer(self, request: str, source: tuple[str, int], body: str, code: int = 200) -> None:
         same = re.findall(r"^(?:Via|From|Call-ID|CSeq|Record-Route):[^\r]*\r\n", request, re.M)
         to = _find(r"^(To:[^\r]*)", request)
         tag = "" if ";tag=" in to else ";tag=phone"
         kind = "Content-Type: application/sdp\r\n" if body else ""
         self.send(
-            f"SIP/2.0 200 OK\r\n{''.join(same)}{to}{tag}\r\nContact: <sip:phone@{self.sip}>\r\n"
+            f"SIP/2.0 {code} -\r\n{''.join(same)}{to}{tag}\r\nContact: <sip:phone@{self.sip}>\r\n"
             f"{kind}Content-Length: {len(body)}\r\n\r\n{body}",
             source,
         )
