@@ -20,14 +20,18 @@ local TRIES_MAX = 3
 -- The agent refuses a longer Call-ID, which a phone must not be able to take for no agent at all.
 local CALL_ID_MAX, NUMBER_MAX = 256, 128
 
--- Causes after which another node may do better; 503 is NORMAL_TEMPORARY_FAILURE here. Busy, an
--- unknown number and the like are the caller's answer.
+-- Answers of a node after which another one may do better, silence among them (408); causes, where
+-- none was asked. Not the causes of answers: 480 and 408 share one. Busy, an unknown number and the
+-- like are the caller's answer.
 local ELSEWHERE = {
+  ['sip:408'] = true, ['sip:500'] = true, ['sip:502'] = true,
+  ['sip:503'] = true, ['sip:504'] = true,
   NORMAL_TEMPORARY_FAILURE = true, RECOVERY_ON_TIMER_EXPIRE = true, NETWORK_OUT_OF_ORDER = true,
   DESTINATION_OUT_OF_ORDER = true, SWITCH_CONGESTION = true, NORMAL_CIRCUIT_CONGESTION = true,
   PROGRESS_TIMEOUT = true, GATEWAY_DOWN = true, SERVICE_UNAVAILABLE = true,
-  REQUESTED_CHAN_UNAVAIL = true, NO_USER_RESPONSE = true,
+  REQUESTED_CHAN_UNAVAIL = true,
 }
+local ANSWER = 'last_bridge_proto_specific_hangup_cause'
 
 local function encoded(text)
   return (string.gsub(text or '', '[^A-Za-z0-9._~-]', function(c)
@@ -92,6 +96,7 @@ local function run()
       session:execute('export', 'pbxctl_placement=' .. placement)
       return session:transfer(number, 'XML', 'pbxctl-services')
     end
+    session:execute('unset', ANSWER) -- of the node before
     session:execute('bridge', string.format(
       '{sip_h_X-Pbxctl-Placement=%s%s}sofia/pbxctl/%s@%s%s', placement, SECURE, number,
       address_or_cause, TO))
@@ -99,7 +104,7 @@ local function run()
     if not session:ready() then
       return
     end
-    if not ELSEWHERE[cause] then
+    if not ELSEWHERE[session:getVariable(ANSWER) or cause] then
       return session:hangup(cause)
     end
     failed = placement

@@ -82,6 +82,17 @@ def ready(world: World) -> Iterator[World]:
     world.fleet.until_active()
 
 
+@pytest.mark.parametrize("edge", ["kamailio", "ast", "fs"])
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [(404, 404), (480, 480), (486, 486), (408, 503), (500, 503), (503, 503)],
+)
+def test_a_nodes_answer(ready: World, edge: str, answer: int, told: int) -> None:
+    """503: of the fleet, as no other node is left."""
+    ready.node.answers = answer
+    assert ready.caller.call(ready.doors[edge], "9500").code == told
+
+
 def test_a_call_outlives_a_silence_of_its_node(ready: World) -> None:
     call = ready.caller.call(ready.doors["kamailio"], "9500")
     assert call.code == 200
