@@ -85,7 +85,7 @@ def ready(world: World) -> Iterator[World]:
 @pytest.mark.parametrize("edge", ["kamailio", "ast", "fs"])
 @pytest.mark.parametrize(
     ("answer", "told"),
-    [(404, 404), (480, 480), (486, 486), (408, 503), (500, 503), (503, 503)],
+    [(404, 404), (480, 480), (486, 486), (408, 503), (500, 503), (503, 503), (504, 503)],
 )
 def test_a_nodes_answer(ready: World, edge: str, answer: int, told: int) -> None:
     """503: of the fleet, as no other node is left."""
