@@ -24,7 +24,7 @@ local CALL_ID_MAX, NUMBER_MAX = 256, 128
 -- none was asked. Not the causes of answers: 480 and 408 share one. Busy, an unknown number and the
 -- like are the caller's answer.
 local ELSEWHERE = {
-  ['sip:408'] = true, ['sip:500'] = true, ['sip:502'] = true,
+  ['sip:302'] = true, ['sip:408'] = true, ['sip:500'] = true, ['sip:502'] = true,
   ['sip:503'] = true, ['sip:504'] = true,
   NORMAL_TEMPORARY_FAILURE = true, RECOVERY_ON_TIMER_EXPIRE = true, NETWORK_OUT_OF_ORDER = true,
   DESTINATION_OUT_OF_ORDER = true, SWITCH_CONGESTION = true, NORMAL_CIRCUIT_CONGESTION = true,
@@ -97,9 +97,10 @@ local function run()
       return session:transfer(number, 'XML', 'pbxctl-services')
     end
     session:execute('unset', ANSWER) -- of the node before
+    -- FreeSWITCH would go wherever a node redirects, and for ever round in a circle.
     session:execute('bridge', string.format(
-      '{sip_h_X-Pbxctl-Placement=%s%s}sofia/pbxctl/%s@%s%s', placement, SECURE, number,
-      address_or_cause, TO))
+      '{sip_h_X-Pbxctl-Placement=%s,outbound_redirect_fatal=true%s}sofia/pbxctl/%s@%s%s',
+      placement, SECURE, number, address_or_cause, TO))
     local cause = session:getVariable('originate_disposition')
     if not session:ready() then
       return

@@ -93,6 +93,13 @@ def test_a_nodes_answer(ready: World, edge: str, answer: int, told: int) -> None
     assert ready.caller.call(ready.doors[edge], "9500").code == told
 
 
+def test_a_node_cannot_send_a_freeswitch_edges_calls_elsewhere(ready: World) -> None:
+    """It redirects to itself."""
+    ready.node.answers = 302
+    assert ready.caller.call(ready.doors["fs"], "9500", timeout_s=3).code == 503
+    assert len(ready.node.invites) == 1
+
+
 def test_a_call_outlives_a_silence_of_its_node(ready: World) -> None:
     call = ready.caller.call(ready.doors["kamailio"], "9500")
     assert call.code == 200
