@@ -170,10 +170,12 @@ local function home(P, memory, pol, now, callee, share, tried)
   local why
   local at = redis_call('ZREVRANGE', P .. ':at:' .. callee, 0, CANDIDATES - 1, 'WITHSCORES')
   for i = 1, #at, 2 do
-    local node = tonumber(at[i + 1]) > now and not tried[at[i]] and memory.nodes[at[i]]
+    local node = tonumber(at[i + 1]) > now and memory.nodes[at[i]]
     if node then
       count_calls(P, node, now)
-      local reason = unfit(node, pol, now) or not has_room(node, share, now) and 'full'
+      -- No other node can ring it.
+      local reason = tried[node.name] and 'asked already' or unfit(node, pol, now)
+        or not has_room(node, share, now) and 'full'
       if not reason then
         return node, format(
           'the phone is registered on %s, calls %d+%d of %d', node.name, node.live, node.reserved,
