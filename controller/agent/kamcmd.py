@@ -18,16 +18,18 @@ async def kamcmd(socket: Path, command: str) -> None:
     try:
         process = await asyncio.create_subprocess_exec(
             "kamcmd", "-s", f"unix:{socket}", command,
-            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
     except OSError as error:
         raise PbxctlError(f"{command} is not done, kamcmd does not start: {error}") from error
     try:
         async with asyncio.timeout(DEADLINE_S):
-            code = await process.wait()
+            told, _ = await process.communicate()
     except TimeoutError:
         process.kill()
         await process.wait()
         raise PbxctlError(f"Kamailio did not do {command} within {DEADLINE_S:g} s") from None
-    if code:
-        raise PbxctlError(f"{command} is not done: kamcmd answered {code}")
+    answer = told.decode("utf-8", "replace").strip()
+    # It ends with 0 also when Kamailio refuses.
+    if process.returncode or answer.startswith("error:"):
+        raise PbxctlError(f"{command} is not done: kamcmd answered {answer[:200]!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -171,6 +172,22 @@ def test_the_agent_takes_a_drained_node_off_the_list(ready: World) -> None:
     assert ready.b.sip in path.read_text()
     ready.fleet.ask(lambda fleet: fleet.want("a", "active"))
     until(lambda: ready.a.sip in path.read_text(), 5, "a is on the list again")
+
+
+def test_kamailio_reads_a_list_that_changes_again_at_once(ready: World) -> None:
+    """Out and in again within the 5 s in which it would refuse to read anew."""
+    folder = folder_of(ready.fleet.config, "k")
+    command = ["kamcmd", "-s", f"unix:{folder / 'ctl'}", "dispatcher.list"]
+
+    def listed() -> bool:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5)
+        return ready.a.sip in done.stdout
+
+    until(listed, 15, "a is on Kamailio's list")
+    ready.fleet.ask(lambda fleet: fleet.want("a", "draining"))
+    until(lambda: not listed(), 5, "a is off it")
+    ready.fleet.ask(lambda fleet: fleet.want("a", "active"))
+    until(listed, 5, "a is on it again")
 
 
 def test_an_asterisk_edge_asks_its_agent(ready: World) -> None:
