@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import msgspec
@@ -46,8 +47,16 @@ def write(path: Path, snapshot: Snapshot) -> None:
     replace(path, msgspec.json.encode(snapshot).decode(), 0o640)
 
 
-def take(nodes: list[NodeView]) -> Snapshot:
-    return Snapshot(time.time(), tuple(nodes))
+def take(
+    nodes: Iterable[NodeView], before: Snapshot | None = None, known: Collection[str] = ()
+) -> Snapshot:
+    """known: the config's nodes. One of them that Redis does not have stands as it did `before`:
+    when Redis was emptied they come back one by one."""
+    told = {node.name: node for node in nodes}
+    for node in before.nodes if before else ():
+        if node.name in known:
+            told.setdefault(node.name, node)
+    return Snapshot(time.time(), tuple(told.values()))
 
 
 class DispatcherList:

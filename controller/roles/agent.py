@@ -121,7 +121,7 @@ async def _refresh(config: Config, fleet: Fleet, answers: Answers, here: set[str
     away = False
     while True:
         try:
-            snapshot = snapshots.take(await fleet.nodes())
+            nodes = await fleet.nodes()
             if away:
                 _log.warning("Redis answers again")
             away = False
@@ -130,7 +130,8 @@ async def _refresh(config: Config, fleet: Fleet, answers: Answers, here: set[str
                 _log.warning("the fleet's picture stays as it is: %s", error)
             away = True
         else:
-            if snapshot.nodes:  # an emptied Redis knows less than we do
+            if nodes:  # an emptied Redis knows less than we do
+                snapshot = snapshots.take(nodes, answers.snapshot, config.nodes)
                 answers.snapshot = snapshot
                 await _lists(lists, snapshot)
                 changed = saved is None or _states(saved) != _states(snapshot)

@@ -7,6 +7,7 @@ import os
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
@@ -114,3 +115,10 @@ async def test_a_list_that_kamailio_did_not_reload_is_reloaded_later(
     for _ in range(3):
         assert not await kept.update(snapshot)
     assert asked.read_text() == 2 * "dispatcher.reload\n"
+
+
+def test_nodes_that_an_emptied_redis_does_not_have_yet_stay_as_they_were() -> None:
+    drained = msgspec.structs.replace(node("e1"), want="draining")
+    before = snapshots.take([drained, node("e2"), node("w1")])
+    taken = snapshots.take([node("e2", calls=3)], before, ["e1", "e2"])
+    assert {n.name: n for n in taken.nodes} == {"e1": drained, "e2": node("e2", calls=3)}
