@@ -72,7 +72,7 @@ class Load:
         """None unless every call was placed."""
         before = await nodes.placed()
         self._windows += 1
-        call_id = f"{self._windows}-__rand_int__-__rand_int__@bench.example"
+        call_id = f"{self._windows}-__rand_int__-__rand_int__@bench.example;tag=__rand_int__"
         function = ["FCALL", "place", "1", nodes.prefix, call_id, nodes.region, "100", "9196"]
         window = await self._run(count, ANY_CALL, "fcall", *function)
         return window if await nodes.placed() - before == window.calls else None

@@ -25,6 +25,8 @@ from controller.metrics import make_registry
 from controller.model import Placed, Rejected, Verdict
 from controller.routing.fallback import Ask, Fallback, Snapshot, range_of
 
+TAG = ";tag="  # between a Call-ID and the From tag, as lua/redis/11_record.lua has it
+TAG_MAX_CHARS = 128
 CALL_ID_MAX_CHARS = 256  # of a Call-ID; longer ones are refused, as cutting them could mix up calls
 TEXT_MAX_CHARS = 128
 
@@ -114,6 +116,10 @@ class Answers:
         call_id, region = _text(request, "call"), _text(request, "region")
         if not call_id or len(call_id) > CALL_ID_MAX_CHARS or region not in self._config.regions:
             return None
+        if tag := _text(request, "tag"):
+            if len(tag) > TAG_MAX_CHARS:
+                return None
+            call_id += TAG + tag
         ask = Ask(
             call_id,
             region,

@@ -17,8 +17,8 @@ local TO = argv[4] == 'tls' and ';transport=tls' or ''
 local SECURE = argv[5] ~= 'plain'
   and ',sdp_secure_savp_only=true,webrtc_enable_dtls=false,rtp_secure_media=' .. argv[5] or ''
 local TRIES_MAX = 3
--- The agent refuses a longer Call-ID, which a phone must not be able to take for no agent at all.
-local CALL_ID_MAX, NUMBER_MAX = 256, 128
+-- The agent refuses a longer Call-ID or tag, which a phone must not be able to take for no agent at all.
+local CALL_ID_MAX, TAG_MAX, NUMBER_MAX = 256, 128, 128
 
 -- Answers of a node after which another one may do better, silence among them (408); causes, where
 -- none was asked. Not the causes of answers: 480 and 408 share one. Busy, an unknown number and the
@@ -43,10 +43,15 @@ local function call_id()
   return session:getVariable('sip_call_id') or session:get_uuid()
 end
 
+-- A caller may begin several calls with one Call-ID.
+local function from_tag()
+  return session:getVariable('sip_from_tag') or ''
+end
+
 local function ask(api, failed)
   local url = string.format(
-    '%s/route?node=%s&region=%s&call=%s&caller=%s&callee=%s&failed=%s', AGENT, NODE, REGION,
-    encoded(call_id()), encoded(session:getVariable('caller_id_number')),
+    '%s/route?node=%s&region=%s&call=%s&tag=%s&caller=%s&callee=%s&failed=%s', AGENT, NODE, REGION,
+    encoded(call_id()), encoded(from_tag()), encoded(session:getVariable('caller_id_number')),
     encoded(session:getVariable('destination_number')), encoded(failed))
   local answer = api:execute('curl', url .. ' connect-timeout 1 timeout 1') or ''
   local verdict, node, address, placement, cause =
@@ -71,7 +76,7 @@ local function run()
   if not string.match(number, '^[0-9+*#]+$') then
     return refuse('404')
   end
-  if #call_id() > CALL_ID_MAX or #number > NUMBER_MAX then
+  if #call_id() > CALL_ID_MAX or #from_tag() > TAG_MAX or #number > NUMBER_MAX then
     return refuse('400')
   end
   -- A caller's own X- headers are not handed on.

@@ -1,17 +1,30 @@
--- A call's record, msgpack, at P:call:KEY; KEY = the first 32 digits of SHA-1 of the call id. Its
--- placement ids are KEY-1, KEY-2, … so that both names lead to the one record. Fields:
---   id n p s  call id, node, placement, state (reserved live ended)
+-- A call's record, msgpack, at P:call:KEY; KEY = the first 32 digits of SHA-1 of the Call-ID. Its
+-- placement ids are KEY-1, KEY-2, … so that both names lead to the one record. A caller can begin
+-- several calls with one Call-ID, and different From tags: edges say "CALL-ID;tag=TAG", and any but
+-- the first has SHA-1 of that. Fields:
+--   id tag n p s  Call-ID, From tag, node, placement, state (reserved live ended). While it is reserved,
+--                 id has the tag too
 --   r from to pri svc  region asked from, caller, callee, priority, service
 --   t why x  ms placed, the reason, nodes tried without success
 --   pbx ts ta te cause  set as the node shows the call, answers it, ends it
 
-local TEXT_MAX, ID_MAX = 128, 256
+local TEXT_MAX, ID_MAX = 128, 400
+local TAG = ';tag='
 local PRINTABLE = '^[\32-\126]*$'
 -- Redis reads text faster than it prints a number.
 local RESERVED_KEEP_MS, LIVE_KEEP_MS, ENDED_KEEP_MS = '900000', '86400000', '900000'
 
 local function call_key(call_id)
   return sub(sha1hex(call_id), 1, 32)
+end
+
+-- The Call-ID, and the tag if there is one.
+local function parted(call_id)
+  local at = find(call_id, TAG, 1, true)
+  if at then
+    return sub(call_id, 1, at - 1), sub(call_id, at + #TAG)
+  end
+  return call_id
 end
 
 local function cut(text, length)
@@ -30,8 +43,20 @@ end
 -- A placement cuts a call's texts and leaves them as they are; whoever reads one or takes it out of
 -- its state `reserved` cleans them.
 local function clean_call(call)
-  call.id, call.pri = clean(call.id, ID_MAX), clean(call.pri)
+  local id, tag = parted(clean(call.id, ID_MAX))
+  call.id, call.tag, call.pri = id, tag or call.tag, clean(call.pri)
   call.from, call.to = clean(call.from), clean(call.to)
+end
+
+-- Whether the record, if there is one, is of another call with the same Call-ID.
+local function is_anothers(call, call_id)
+  if not call then
+    return false
+  end
+  local _, tag = parted(clean(call_id, ID_MAX))
+  local _, its = parted(clean(call.id, ID_MAX))
+  its = its or call.tag
+  return tag and its and tag ~= its
 end
 
 local function read_call(P, key)

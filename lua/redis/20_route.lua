@@ -100,8 +100,8 @@ local function names_of(set)
 end
 
 -- Most calls are asked for once: so the record is written as if there was none, and only the one
--- that stands in its way is read.
-local function route(P, args, dry)
+-- that stands in its way is read. key: where that of another call with the same Call-ID does.
+local function route(P, args, dry, key)
   local call_id, region, caller, callee = args[1], args[2], args[3] or '', args[4] or ''
   local asked_priority, failed = args[5] or '', args[6] or ''
   -- Kamailio's redis_cmd can not send an empty word before another one.
@@ -119,9 +119,13 @@ local function route(P, args, dry)
     return refusal
   end
 
-  local key, tried, names, before = call_key(call_id), NONE, nil, nil
+  local first, tried, names, before = not key, NONE, nil, nil
+  key = key or call_key(parted(call_id))
   if failed ~= '' or dry then
     before = read_call(P, key)
+    if first and is_anothers(before, call_id) then
+      return route(P, args, dry, call_key(call_id))
+    end
     local refusing = tried_before(P, memory, key, before, failed, now, dry)
     if refusing then
       tried, names = refusing, names_of(refusing)
@@ -142,6 +146,9 @@ local function route(P, args, dry)
     P, memory, pol, now, region, callee, priority, entry, tried)
   if not node then
     local call = not before and read_call(P, key)
+    if first and is_anothers(call, call_id) then
+      return route(P, args, dry, call_key(call_id))
+    end
     return call and standing(memory, call, now)
       or reject(memory, pol, why, kind, dry, blind, cause)
   end
@@ -155,6 +162,9 @@ local function route(P, args, dry)
     cut(callee, TEXT_MAX), cut(priority, TEXT_MAX), service, now, why)
   if not before then
     before = add_call(P, key, record)
+    if first and is_anothers(before, call_id) then
+      return route(P, args, dry, call_key(call_id))
+    end
     local same = before and standing(memory, before, now)
     if same then
       return same
@@ -174,8 +184,8 @@ local function route(P, args, dry)
   return answer(node, placement, service, why)
 end
 
--- place: KEYS P; ARGV call_id region caller callee priority failed_placement. priority "" or "-"
--- takes the number plan's. failed_placement: the placement whose node refused or did not answer;
+-- place: KEYS P; ARGV call_id region caller callee priority failed_placement. call_id: of an INVITE
+-- "CALL-ID;tag=TAG", the From tag. priority "" or "-" takes the number plan's. failed_placement: the placement whose node refused or did not answer;
 -- only with it the call goes elsewhere. Returns a line, verdict|node|address|placement|cause|
 -- retry_after_s|service|reason. verdict: place, reject, or blind: ask your own list of nodes, refuse
 -- if that is empty.

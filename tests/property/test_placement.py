@@ -173,9 +173,19 @@ class Placement(RuleBasedStateMachine):
     @rule(target=calls, region=st.sampled_from(["east", "west"]))
     def call_comes_in(self, region: str) -> str:
         self.serial += 1
-        call_id = f"call {self.serial}"
+        call_id = f"call {self.serial};tag=first"
         self.ask(call_id, region)
         return call_id
+
+    @rule(target=calls, call_id=calls, region=st.sampled_from(["east", "west"]))
+    def another_call_has_its_call_id(self, call_id: str, region: str) -> str:
+        """As callers may do: so it needs a place of its own."""
+        if ";tag=" not in call_id:
+            return call_id
+        self.serial += 1
+        another = f"{call_id.partition(';')[0]};tag={self.serial}"
+        self.ask(another, region)
+        return another
 
     @rule(name=st.sampled_from(sorted(LIMITS)), gone=st.booleans())
     def phone_registers(self, name: str, gone: bool) -> None:

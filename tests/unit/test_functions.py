@@ -434,3 +434,37 @@ async def test_redis_away_is_said_plainly() -> None:
         await door.nodes()
     assert "pbxctl doctor" in caught.value.hint
     await door.close()
+
+
+async def test_calls_with_one_call_id_have_a_place_each(fleet: Fleet) -> None:
+    """Else a caller could have as many on one node as he likes, over its limit."""
+    lease = await add(fleet, "e1", calls_max=5)
+    verdicts = [await fleet.route(f"c@x;tag={n}", "east", "1", "2") for n in range(9)]
+    placed = [v for v in verdicts if isinstance(v, Placed)]
+    assert len(placed) == len({v.placement for v in placed}) == 4  # of normal priority
+    assert await fleet.route("c@x;tag=2", "east", "1", "2") == placed[2]
+    for number, each in enumerate(placed):
+        await fleet.events(lease, [CallStarted(f"p{number}", each.placement)])
+        assert await fleet.route(f"c@x;tag={number}", "east", "1", "2") == each
+    assert isinstance(await fleet.route("c@x;tag=9", "east", "1", "2"), Rejected)
+    assert (await view(fleet, "e1")).calls == 4
+    first, other = await fleet.call("c@x"), await fleet.call(placed[1].placement)
+    assert first and other
+    assert (first.call_id, first.placement) == ("c@x", placed[0].placement)
+    assert (other.call_id, other.placement) == ("c@x", placed[1].placement)
+
+
+async def test_a_node_that_refuses_one_of_two_calls_with_one_call_id_keeps_the_other(
+    fleet: Fleet,
+) -> None:
+    await add(fleet, "e1", calls_max=5)
+    first = await fleet.route("c@x;tag=a", "east", "1", "2")
+    second = await fleet.route("c@x;tag=b", "east", "1", "2")
+    assert isinstance(first, Placed)
+    assert isinstance(second, Placed)
+    await add(fleet, "e2", calls_max=5)
+    moved = await fleet.route("c@x;tag=b", "east", "1", "2", failed=second.placement)
+    assert isinstance(moved, Placed)
+    assert moved.node == "e2"
+    assert await fleet.route("c@x;tag=a", "east", "1", "2") == first
+    assert await fleet.route("c@x;tag=b", "east", "1", "2", dry=True) == moved
