@@ -6,6 +6,7 @@ that of a real PBX.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -110,3 +111,15 @@ def test_a_call_outlives_a_silence_of_its_node(ready: World) -> None:
     ready.node.deaf = False
     until(lambda: call.code >= 200, 8, "the answer to the re-INVITE")
     assert call.code == 200
+
+
+@pytest.mark.parametrize("edge", ["kamailio", "ast", "fs"])
+def test_calls_with_one_call_id_are_placed_each_by_itself(ready: World, edge: str) -> None:
+    """Phone.call makes a From tag of its own for each."""
+    for _ in range(2):
+        assert ready.caller.call(ready.doors[edge], "9500", call_id=f"same-{edge}").code == 200
+    placements = {
+        re.search(r"X-Pbxctl-Placement: (\S+)", invite, re.I) for invite in ready.node.invites
+    }
+    found = {match[1] for match in placements if match}
+    assert len(found) == 2, ready.node.invites

@@ -177,14 +177,13 @@ class Placement(RuleBasedStateMachine):
         self.ask(call_id, region)
         return call_id
 
-    @rule(target=calls, call_id=calls, region=st.sampled_from(["east", "west"]))
-    def another_call_has_its_call_id(self, call_id: str, region: str) -> str:
-        """As callers may do: so it needs a place of its own."""
-        if ";tag=" not in call_id:
-            return call_id
-        self.serial += 1
-        another = f"{call_id.partition(';')[0]};tag={self.serial}"
-        self.ask(another, region)
+    @rule(target=calls, region=st.sampled_from(["east", "west"]))
+    def two_come_in_with_one_call_id(self, region: str) -> str:
+        """As callers may do: so each needs a place of its own."""
+        first = self.call_comes_in(region)
+        before, another = set(self.known), first.replace("first", "second")
+        verdict = self.ask(another, region)
+        assert not isinstance(verdict, Placed) or verdict.placement not in before
         return another
 
     @rule(name=st.sampled_from(sorted(LIMITS)), gone=st.booleans())
