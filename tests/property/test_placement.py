@@ -180,8 +180,9 @@ class Placement(RuleBasedStateMachine):
     @rule(target=calls, region=st.sampled_from(["east", "west"]))
     def two_come_in_with_one_call_id(self, region: str) -> str:
         """As callers may do: so each needs a place of its own."""
-        first = self.call_comes_in(region)
-        before, another = set(self.known), first.replace("first", "second")
+        self.serial += 1
+        self.ask(f"call {self.serial};tag=first", region)
+        before, another = set(self.known), f"call {self.serial};tag=second"
         verdict = self.ask(another, region)
         assert not isinstance(verdict, Placed) or verdict.placement not in before
         return another
