@@ -185,10 +185,10 @@ local function route(P, args, dry, key)
 end
 
 -- place: KEYS P; ARGV call_id region caller callee priority failed_placement. call_id: of an INVITE
--- "CALL-ID;tag=TAG", the From tag. priority "" or "-" takes the number plan's. failed_placement: the placement whose node refused or did not answer;
--- only with it the call goes elsewhere. Returns a line, verdict|node|address|placement|cause|
--- retry_after_s|service|reason. verdict: place, reject, or blind: ask your own list of nodes, refuse
--- if that is empty.
+-- "CALL-ID;tag=TAG", the From tag. priority "" or "-" takes the number plan's. failed_placement: the
+-- placement whose node refused or did not answer; only with it the call goes elsewhere. Returns a
+-- line, verdict|node|address|placement|cause|retry_after_s|service|reason. verdict: place, reject, or
+-- blind: ask your own list of nodes, refuse if that is empty.
 redis.register_function('place', function(keys, args)
   return route(keys[1], args, false)
 end)

@@ -145,10 +145,11 @@ local HOST_TOLD_MS = 5000
 
 -- Both alike, so that a reading and the calls that it is of are behind by the same time. A node that is
 -- not in step has calls that nobody counts yet.
-local function put_cpu(put, node, cpu, dt_ms)
-  put('cpu', format('%.4f', smoothed(node.cpu, cpu, dt_ms)))
+local function put_cpu(write, node, cpu, dt_ms)
+  write[#write + 1], write[#write + 2] = 'cpu', format('%.4f', smoothed(node.cpu, cpu, dt_ms))
   if node.synced == '1' then
-    put('cpu_calls', format('%.2f', smoothed(node.cpu_calls, node.live, dt_ms)))
+    local calls = smoothed(node.cpu_calls, node.live, dt_ms)
+    write[#write + 1], write[#write + 2] = 'cpu_calls', format('%.2f', calls)
   end
 end
 
@@ -192,7 +193,7 @@ redis.register_function('beat', function(keys, args)
   end
   local dt = now - (node.seen or now)
   if told.cpu and now - (node.host_told or 0) > HOST_TOLD_MS then
-    put_cpu(put, node, told.cpu, math.max(dt, 1))
+    put_cpu(write, node, told.cpu, math.max(dt, 1))
   end
   if told.channels then
     put('channels', told.channels)

@@ -193,9 +193,7 @@ redis.register_function('host', function(keys, args)
   if cpu and cpu >= 0 and cpu <= 1 and node then
     local now = now_ms()
     local write = { 'load1', args[3], 'host_told', now }
-    put_cpu(function(field, value)
-      write[#write + 1], write[#write + 2] = field, value
-    end, node, cpu, 1000)
+    put_cpu(write, node, cpu, 1000)
     redis.call('HSET', P .. ':node:' .. name, unpack(write))
     reread(P, name, now)
   end

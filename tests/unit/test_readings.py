@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator
-
-import pytest
-import redis.asyncio as redis
 
 from controller.fleet.functions import Fleet
 from controller.fleet.state import Beat, Lease
 from controller.model import CallEnded, CallStarted, CallTruth, Placed
-from tests.redis_server import RedisServer
-from tests.unit.test_node_fields import POLICY
+from tests.unit.test_node_fields import fleet
+
+__all__ = ["fleet"]
 
 CALLS_MAX = 1000
-
-
-@pytest.fixture
-async def fleet() -> AsyncIterator[Fleet]:
-    with RedisServer() as server:
-        fleet = Fleet(redis.Redis.from_url(server.url), "t")
-        await fleet.set_policy(POLICY)
-        yield fleet
-        await fleet.close()
 
 
 async def join(fleet: Fleet, name: str, *, calls: int, told: Beat) -> Lease:

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-import redis.asyncio as redis
 
 from controller.config import NodeConfig
 from controller.config_recordings import RecordingsConfig
@@ -29,9 +28,10 @@ from controller.model import (
 from controller.pbx.options import OptionsProbe
 from controller.pbx.worker import Worker
 from tests.lab.until import eventually
-from tests.redis_server import RedisServer
 from tests.unit.media.test_attestor import SECURE, ScriptedDriver, always, never
-from tests.unit.test_node_fields import POLICY
+from tests.unit.test_node_fields import fleet
+
+__all__ = ["fleet"]
 
 CONFIG = NodeConfig(
     Kind.ASTERISK, "east", "127.0.0.1:5060", "127.0.0.1:5038", "secret", calls_max=9
@@ -105,15 +105,6 @@ class ScriptedLink(ScriptedDriver):
         if not self.node.lists_phones:
             raise CommandRefused("PJSIPShowContacts: the PBX refused: Permission denied")
         return []
-
-
-@pytest.fixture
-async def fleet() -> AsyncIterator[Fleet]:
-    with RedisServer() as server:
-        fleet = Fleet(redis.Redis.from_url(server.url), "t")
-        await fleet.set_policy(POLICY)
-        yield fleet
-        await fleet.close()
 
 
 async def claimed(fleet: Fleet, owner: str = "d") -> Lease:
